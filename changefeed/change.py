@@ -1,0 +1,251 @@
+"""The values that users meet: Change, Event, Position, Receipt, and the rules for their names.
+
+Everything here is a frozen value; nothing here does I/O. Limits are those of docs/reference/defaults.md.
+The order of a change's parts (resource, id, op, fields, body, version, meta) is the same in Python, JSON, SQL
+and on the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from changefeed.errors import BadPosition, InvalidChange, InvalidName
+
+FEED_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
+#: Resources and ops are single words: they stand in filters, metric labels and command lines.
+WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}\Z")
+#: Field names may be dotted paths; a comma or white space would break the command line's lists.
+FIELD: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,64}\Z")
+ID_BYTES_MAX: Final = 512
+SEQ_MAX: Final = 2**53 - 1
+
+#: Term id of the position before the first event.
+NO_TERM: Final = "00000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an application publishes: that one object (resource, id) changed, how, and optionally into what.
+
+    resource: the kind of object, e.g. "vm"; a word of at most 64 characters.
+    id: the object's id; 1 to 512 bytes of UTF-8.
+    op: "create", "update", "delete" or any other word.
+    fields: names of the fields that changed; None means "not told" and matches every field filter.
+    body: a JSON value, plus bytes and 64-bit integers; None means that no body is sent.
+    version: an integer in [0, 2**63) that grows with each change of this object, such as a row version. It is what
+        makes the feed comparable with a database whose commits may be published out of order.
+    meta: small map with text keys for things about the change, e.g. trace context.
+    """
+
+    resource: str
+    id: str
+    op: str
+    fields: tuple[str, ...] | None = None
+    body: Any = None
+    version: int | None = None
+    meta: Mapping[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raise InvalidChange if a part breaks a rule. Sizes and bodies are checked where they are encoded."""
+        if not isinstance(self.resource, str) or not WORD.match(self.resource):
+            raise InvalidChange(f"resource {self.resource!r} is not a word of 1 to 64 letters, digits or _.:-")
+        if not isinstance(self.id, str) or not self.id:
+            raise InvalidChange(f"id must be text of 1 to {ID_BYTES_MAX} bytes, got {self.id!r}")
+        try:
+            size = len(self.id.encode())
+        except UnicodeEncodeError:
+            raise InvalidChange("id holds a lone surrogate, which has no UTF-8 form") from None
+        if size > ID_BYTES_MAX:
+            raise InvalidChange(f"id is {size} bytes long; the limit is {ID_BYTES_MAX}")
+        if not isinstance(self.op, str) or not WORD.match(self.op):
+            raise InvalidChange(f"op {self.op!r} is not a word of 1 to 64 letters, digits or _.:-")
+        if self.fields is not None:
+            if isinstance(self.fields, str):
+                raise InvalidChange("fields must be a sequence of names, not one string")
+            for name in self.fields:
+                if not isinstance(name, str) or not FIELD.match(name):
+                    raise InvalidChange(f"field {name!r} must be 1 to 64 characters without spaces or commas")
+        if self.version is not None and (
+            isinstance(self.version, bool) or not isinstance(self.version, int) or not 0 <= self.version < 2**63
+        ):
+            raise InvalidChange(f"version must be an integer from 0 to 2**63 - 1, got {self.version!r}")
+        if self.meta is not None and not isinstance(self.meta, Mapping):
+            raise InvalidChange(f"meta must be a map with text keys, got {type(self.meta).__name__}")
+
+
+@dataclass(frozen=True, slots=True, order=False)
+class Position:
+    """A place in a feed: "everything up to and including seq was handled". Resuming continues *after* it.
+
+    lineage: random id of the log (16 hex digits); another lineage is another log.
+    epoch, term: the leader's term that wrote the entry which holds seq (0 and NO_TERM at the beginning). Never those
+        of the leader that serves now. The epoch orders; the term (8 hex digits, random) identifies, since an
+        epoch number can come again after a log was restored from a backup.
+    seq: 0 before the first event, else the event's number.
+
+    Text form: "LINEAGE.EPOCH.TERM.SEQ". Opaque to applications, printable by people, safe in URLs and shells.
+    """
+
+    lineage: str
+    epoch: int
+    term: str
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.lineage}.{self.epoch}.{self.term}.{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """The position whose text form is given; raises BadPosition for anything else."""
+        match = _POSITION.match(text) if isinstance(text, str) else None
+        if match is None:
+            raise BadPosition(f"{text!r} is not a position (LINEAGE.EPOCH.TERM.SEQ, as printed by changefeed tail)")
+        seq = int(match[4])
+        if seq > SEQ_MAX:
+            raise BadPosition(f"{text!r}: the sequence number is above 2**53 - 1")
+        return cls(match[1], int(match[2]), match[3], seq)
+
+    @classmethod
+    def beginning(cls, lineage: str) -> Position:
+        return cls(lineage, 0, NO_TERM, 0)
+
+
+_POSITION: Final = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{8})\.(0|[1-9][0-9]{0,15})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change with its place in the feed.
+
+    position: where it stands; save this to resume after it.
+    time: milliseconds since 1970 at the leader that sequenced it; never decreases along a feed.
+    publisher: the publisher's id.
+    group: seq of the first event of its group (the changes that were published together).
+    last: True if no later event of the same group will be delivered to this subscription.
+    """
+
+    change: Change
+    position: Position
+    time: int
+    publisher: str
+    group: int
+    last: bool
+
+    @property
+    def seq(self) -> int:
+        return self.position.seq
+
+    @property
+    def epoch(self) -> int:
+        return self.position.epoch
+
+    @property
+    def resource(self) -> str:
+        return self.change.resource
+
+    @property
+    def id(self) -> str:
+        return self.change.id
+
+    @property
+    def op(self) -> str:
+        return self.change.op
+
+    @property
+    def fields(self) -> tuple[str, ...] | None:
+        return self.change.fields
+
+    @property
+    def body(self) -> Any:
+        return self.change.body
+
+    @property
+    def version(self) -> int | None:
+        return self.change.version
+
+    @property
+    def meta(self) -> Mapping[str, Any] | None:
+        return self.change.meta
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to a publish: it is durable, and this is where it stands.
+
+    first, last: the positions of the group's first and last change (equal for a single change).
+    repeated: True if the log already held it when this answer was asked for (an earlier try had arrived).
+    """
+
+    first: Position
+    last: Position
+    repeated: bool = False
+
+    @property
+    def position(self) -> Position:
+        return self.last
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Declares a kind of object that a feed carries: its fields (None: any) and a hint where to list the objects."""
+
+    name: str
+    fields: tuple[str, ...] | None = None
+    list: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSettings:
+    """What a feed's log knows about the feed; kept in the log, the same for every instance.
+
+    resources: declared kinds of objects; empty means that every resource and field name is allowed.
+    retention_age_s, retention_bytes, retention_count: whichever is reached first trims; None means no such bound.
+    version: grows by one with each change of the settings, so that instances notice.
+    """
+
+    resources: tuple[Resource, ...] = ()
+    retention_age_s: float | None = 7 * 86400.0
+    retention_bytes: int | None = 4 * 2**30
+    retention_count: int | None = None
+    version: int = 0
+
+    def resource(self, name: str) -> Resource | None:
+        return next((r for r in self.resources if r.name == name), None)
+
+
+def check_feed_name(name: str) -> str:
+    """The name itself if it may name a feed; raises InvalidName otherwise."""
+    if not isinstance(name, str) or not FEED_NAME.match(name):
+        raise InvalidName(
+            f"{name!r} cannot name a feed: use 1 to 64 lower-case letters, digits, - or _, beginning with a letter"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which events a subscription wants; an empty part selects everything.
+
+    resources: resource name -> names of changed fields (empty tuple: any field). A field filter narrows *updates*
+        only: creates, deletes, other ops and events without `fields` match every field filter.
+    ids, ops: exact matches.
+    """
+
+    resources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ids: frozenset[str] = frozenset()
+    ops: frozenset[str] = frozenset()
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal filters have equal keys: sessions with one key share their encoded frames."""
+        return (
+            tuple(sorted((name, tuple(sorted(fields))) for name, fields in self.resources.items())),
+            tuple(sorted(self.ids)),
+            tuple(sorted(self.ops)),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.resources or self.ids or self.ops)

@@ -1,0 +1,235 @@
+"""3. The log: durable, fenced, readable. This file is the contract; one conformance suite holds every store to it.
+
+    LogStore   opens feeds of one place (a URL)            memory.py  sqlite.py
+    FeedLog    the log of one feed
+
+Stores are passive: they call nobody back. They hold no lock across an await. All methods may be called concurrently
+from tasks of one process, and other processes may use the same place at the same time.
+
+**What makes it safe.** `fence(epoch, term)` makes every append under another epoch and term invisible for ever, also
+one in flight. An append is accepted only if epoch and term *equal* the fence and the expected tail is the tail: two
+independent defences. An epoch is fenced at most once, with its term, and fences only grow.
+
+**After an error.** `Fenced`, `TailMoved`, `LogUnavailable`: nothing was written. `AppendOutcomeUnknown`: it may have
+been; the caller ends its term and goes through election, fence and recovery. `LogDamaged`, `LogReplaced`,
+`LogFormatUnknown`: the caller stops serving this feed and does not contend.
+
+**Cancellation.** A cancelled call leaves reads harmless and writes of unknown outcome: `append`, `fence`,
+`open_publisher`, `trim` and `set_settings` run to their end once begun (shielded), then let the cancellation through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from changefeed.batch import Entry, Tail
+from changefeed.change import FeedSettings, Position
+from changefeed.errors import CannotResume, FuturePosition, OtherLineage, PositionTooOld
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Who may append. instance, process, pid, url: for people, and to find a frozen holder on this machine.
+
+    coordinator: random id of the coordinator under which the epoch was won. renewed: wall milliseconds of the last
+    `look(renew=...)` of the holder: a candidate that finds a live fence of *another* coordinator refuses to contend.
+    clean: the term before ended by a handover (its leader had nothing in flight).
+    format: what the log's content needs; a process that does not know it must not contend.
+    """
+
+    epoch: int
+    term: str
+    instance: str = ""
+    process: str = ""
+    pid: int = 0
+    pid_started: int = 0
+    url: str = ""
+    coordinator: str = ""
+    renewed: int = 0
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """A term in the log's history. first: seq of its first entry (tail + 1 when it was fenced). time: wall ms.
+
+    why: "start", "handover", "process-gone", "silent", "session-lost", "outcome-unknown", "log-slow" …: for people.
+    """
+
+    epoch: int
+    term: str
+    first: int
+    time: int
+    instance: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherState:
+    """What the log knows of a publisher id. Dropped only when all its entries are trimmed (or it never had any).
+
+    incarnation: the newest one given. last_number: the last number stored under it (0: none). last_seq: seq of the
+    last entry of any incarnation (0: none). named: keeps its incarnation over runs.
+    """
+
+    publisher: str
+    incarnation: int
+    last_number: int
+    last_seq: int
+    named: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One consistent look into the log (one read transaction), begun after the call."""
+
+    lineage: str
+    tail: Tail
+    floor: Tail
+    fence: Fence
+    epochs: tuple[EpochRecord, ...]
+    incarnations: int
+    settings_version: int
+    bytes: int
+
+    def epoch_of(self, seq: int) -> tuple[int, str] | None:
+        """Epoch and term of the entry that holds seq, from the history of terms; None where that is not known."""
+        if seq == self.floor.seq:
+            return (self.floor.epoch, self.floor.term)
+        found: EpochRecord | None = None
+        for record in self.epochs:
+            if record.first <= seq:
+                found = record
+        return None if found is None else (found.epoch, found.term)
+
+    def position(self, seq: int) -> Position:
+        """The position of a seq from the floor to the tail."""
+        stamp = self.epoch_of(seq)
+        if stamp is None:
+            raise ValueError(f"seq {seq} is not held: floor {self.floor.seq}, tail {self.tail.seq}")
+        return Position(self.lineage, stamp[0], stamp[1], seq)
+
+    @property
+    def head(self) -> Position:
+        return self.tail.position(self.lineage)
+
+    @property
+    def earliest(self) -> Position:
+        """The oldest position that can be resumed."""
+        return self.floor.position(self.lineage)
+
+    def check(self, position: Position) -> CannotResume | None:
+        """Why a position cannot be resumed in this log, or None. A final answer only if this look is fresh."""
+        kind: type[CannotResume] | None = None
+        if position.lineage != self.lineage:
+            kind, why = OtherLineage, "belongs to another log: the feed's log was lost, restored or replaced"
+        elif position.seq > self.tail.seq:
+            kind, why = (
+                FuturePosition,
+                f"lies beyond the end of the log (seq {self.tail.seq}): an older copy was restored",
+            )
+        elif position.seq < self.floor.seq:
+            kind, why = PositionTooOld, f"is too old: what follows it was trimmed up to seq {self.floor.seq}"
+        elif (position.epoch, position.term) != self.epoch_of(position.seq):
+            kind, why = OtherLineage, "belongs to a term that this log does not hold: the log was restored from a copy"
+        if kind is None:
+            return None
+        return kind(f"position {position} {why}", position, self.earliest, self.head)
+
+
+class FeedLog(Protocol):
+    """The log of one feed."""
+
+    feed: str
+    lineage: str
+
+    async def look(self, renew: tuple[int, str, int] | None = None) -> Look:
+        """A consistent look. `renew=(epoch, term, wall ms)`: also stamps the fence's `renewed` if it is still of that
+        epoch and term. Raises LogUnavailable, LogDamaged, LogReplaced."""
+
+    async def fence(self, fence: Fence, *, why: str, time: int, clean: bool) -> Look:
+        """Let only (fence.epoch, fence.term) append from now on; returns a look taken after that, durable.
+
+        No append under another epoch or term can become visible after this returns, not even one in flight. Unless
+        `clean`, entries that the dead leader wrote but never synced are made durable before this returns.
+        Raises Fenced (with the fence that stands) if fence.epoch is not above it: nothing changed.
+        """
+
+    async def append(self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry]) -> None:
+        """Store entries behind `expected_tail`, with their publishers' states, in one transaction; durable on return.
+
+        `entries` are dense (first seq = expected_tail + 1) and carry their digests. Updates PublisherState
+        (last_number, last_seq) of each entry's (publisher, incarnation). Raises Fenced, TailMoved, LogFull,
+        LogUnavailable (nothing written), AppendOutcomeUnknown.
+        """
+
+    async def open_publisher(self, epoch: int, term: str, publisher: str, *, named: bool) -> PublisherState:
+        """Give a publisher id its incarnation, committed before this returns.
+
+        A named publisher that the log knows keeps its incarnation and last number; any other gets the next number of
+        the feed's counter and last_number 0. Raises Fenced, TooManyPublishers, LogUnavailable, AppendOutcomeUnknown.
+        """
+
+    async def publisher_state(self, publisher: str) -> PublisherState | None: ...
+
+    async def last_number(self, publisher: str, incarnation: int) -> int | None:
+        """The last number stored under an incarnation, also an old one; None if nothing of it is held."""
+
+    async def find_batch(self, publisher: str, incarnation: int, number: int) -> Entry | None:
+        """The entry whose batch contains that number, or None (never stored, or trimmed)."""
+
+    async def read(self, after_seq: int, max_bytes: int) -> list[Entry]:
+        """Entries from exactly after_seq + 1 on: at least one, then while their `Entry.bytes` fit; [] at the tail.
+
+        after_seq may lie inside an entry: then the first entry returned is the one that holds after_seq + 1.
+        Contiguity is checked on the *result*: a hole raises LogDamaged. Raises TrimmedAway if after_seq is below the
+        floor. No read transaction outlives the call.
+        """
+
+    async def read_time(self, time: int) -> int:
+        """The seq before the first entry with entry.time >= time (the tail's seq if there is none)."""
+
+    async def trim(self, epoch: int, term: str, up_to_seq: int) -> int:
+        """Drop whole entries with last_seq <= up_to_seq; returns the new floor's seq. The floor row (seq, epoch, term,
+        digest) is written in the same transaction; EpochRecords below the one that covers the floor go, publisher
+        states whose last_seq is trimmed go. Raises Fenced, LogUnavailable, AppendOutcomeUnknown."""
+
+    async def settings(self) -> FeedSettings: ...
+
+    async def set_settings(self, settings: FeedSettings) -> FeedSettings:
+        """Store settings if settings.version is the stored one; returns them with version + 1. Not fenced (any process
+        may). Raises SettingsConflict, LogUnavailable, AppendOutcomeUnknown."""
+
+    async def maintain(self) -> dict[str, int]:
+        """Housekeeping beside appends (checkpoints); returns facts for status, e.g. {"wal_bytes": ...}."""
+
+    async def wait(self, tail_seq: int) -> None:
+        """Return when the tail may differ from tail_seq. May return too early; may need up to a second."""
+
+    async def storage(self) -> tuple[int, int]:
+        """(free bytes, total bytes) of the storage; (2**62, 2**62) where there is no such bound."""
+
+    async def aclose(self) -> None: ...
+
+
+class LogStore(Protocol):
+    """A place that holds the logs of feeds.
+
+    url: as given. kind: "memory", "sqlite" …: for status.
+    """
+
+    url: str
+
+    async def open(self, feed: str, *, create: bool = True) -> FeedLog:
+        """Open a feed's log, creating it with a random lineage if `create`. Checks what it can without reading
+        everything (the tail row against the last entry, the digest chain over the last 1,000 entries).
+        Raises UnknownFeed (not there and not `create`), LogUnavailable, LogDamaged, LogFormatUnknown."""
+
+    async def feeds(self) -> list[str]:
+        """Names of the feeds that have a log here, sorted."""
+
+    async def aclose(self) -> None: ...
