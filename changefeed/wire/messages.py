@@ -230,14 +230,14 @@ class Reopen:
 
 @dataclass(frozen=True, slots=True)
 class PeerHello:
-    """A follower links to the leader of a feed. tail: seq of its newest entry; entries after it are wanted."""
+    """A follower links to the leader of a feed. tail: of its window (None: it is empty); entries after it are wanted."""
 
     TYPE: ClassVar[str] = "peer-hello"
     feed: str
     name: str
     process: str
     url: str
-    tail: int
+    tail: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ class PeerBeat:
 
     process, name: who speaks. epoch, term: the term that the speaker serves or is bringing into office (0: none).
     state: "leading" (fenced and serving), "fencing" (won the epoch, waits for the log), "following" (does not lead).
-    tail: seq of the visible tail; only a leader's counts. log_ok: the log answered within `log_timeout_s`.
+    tail: the visible tail (None: nobody vouched for one yet); only a leader's counts. log_ok: the log answered within `log_timeout_s`.
     log_slow_s: for how long an append or look has been waiting. leaving: handing over to `successor`.
     """
 
@@ -256,7 +256,7 @@ class PeerBeat:
     state: str
     epoch: int
     term: str
-    tail: int
+    tail: Position | None
     log_ok: bool
     log_slow_s: float = 0.0
     leaving: bool = False
@@ -265,10 +265,10 @@ class PeerBeat:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Durable entries, dense; `after` is the seq before the first. The follower's window may begin anew there."""
+    """Durable entries, dense, right after the position `after`. The follower's window may begin anew there."""
 
     TYPE: ClassVar[str] = "entries"
-    after: int
+    after: Position
     entries: tuple[Entry, ...]
 
 
