@@ -330,11 +330,12 @@ class Ask:
 class Said:
     """heard_s: seconds since the asked instance last heard the leader whose process was asked for; None: never.
 
-    tail: seq of the tail that it knows."""
+    tail: seq of the tail that it knows. process: of the asked instance."""
 
     TYPE: ClassVar[str] = "said"
     heard_s: float | None
     tail: int
+    process: str = ""
 
 
 ClientMessage = Subscribe | Handled | Beat | Open | Publish
