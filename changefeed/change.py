@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from changefeed.errors import BadPosition, InvalidChange, InvalidName
+from changefeed.wire.values import decode_value
 
 FEED_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 #: Resources and ops are single words: they stand in filters, metric labels and command lines.
@@ -20,7 +21,11 @@ WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}\Z")
 #: Field names may be dotted paths; a comma or white space would break the command line's lists.
 FIELD: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,64}\Z")
 ID_BYTES_MAX: Final = 512
+FIELDS_MAX: Final = 1024
 SEQ_MAX: Final = 2**53 - 1
+
+#: A change as the wire has it: resource, id, op, fields, encoded body, version, encoded meta.
+_Head = tuple[str, str, str, tuple[str, ...] | None, bytes | None, int | None, bytes | None]
 
 #: Term id of the position before the first event.
 NO_TERM: Final = "00000000"
@@ -33,7 +38,7 @@ class Change:
     resource: the kind of object, e.g. "vm"; a word of at most 64 characters.
     id: the object's id; 1 to 512 bytes of UTF-8.
     op: "create", "update", "delete" or any other word.
-    fields: names of the fields that changed; None means "not told" and matches every field filter.
+    fields: names of the fields that changed, at most 1,024; None means "not told" and matches every field filter.
     body: a JSON value, plus bytes and 64-bit integers; None means that no body is sent.
     version: an integer in [0, 2**63) that grows with each change of this object, such as a row version. It is what
         makes the feed comparable with a database whose commits may be published out of order.
@@ -65,6 +70,8 @@ class Change:
         if self.fields is not None:
             if isinstance(self.fields, str):
                 raise InvalidChange("fields must be a sequence of names, not one string")
+            if len(self.fields) > FIELDS_MAX:
+                raise InvalidChange(f"{len(self.fields)} fields; the limit is {FIELDS_MAX}: leave fields out instead")
             for name in self.fields:
                 if not isinstance(name, str) or not FIELD.match(name):
                     raise InvalidChange(f"field {name!r} must be 1 to 64 characters without spaces or commas")
@@ -116,47 +123,98 @@ class Position:
 _POSITION: Final = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{8})\.(0|[1-9][0-9]{0,15})\Z")
 
 
-@dataclass(frozen=True, slots=True)
 class Event:
-    """A change with its place in the feed.
+    """A change with its place in the feed. A value: equal events are equal, and none of its parts can be assigned.
 
     position: where it stands; save this to resume after it.
     time: milliseconds since 1970 at the leader that sequenced it; never decreases along a feed.
     publisher: the publisher's id.
     group: seq of the first event of its group (the changes that were published together).
     last: True if no later event of the same group will be delivered to this subscription.
+
+    Events that come from the wire decode their body and meta when they are first asked for: many subscribers look at
+    few of them. `body`, `meta` and `change` raise BadMessage if a server sent a body that it should have refused.
     """
 
-    change: Change
-    position: Position
-    time: int
-    publisher: str
-    group: int
-    last: bool
+    # A plain class with private slots: a frozen dataclass would cost a subscriber several times as much per event.
+    __slots__ = ("_change", "_group", "_head", "_last", "_seq", "_stamp")
+
+    _change: Change | None
+    _head: _Head | None
+    _stamp: tuple[str, int, str, int, str]
+    _seq: int
+    _group: int
+    _last: bool
+
+    def __init__(self, change: Change, position: Position, time: int, publisher: str, group: int, last: bool) -> None:
+        self._change = change
+        self._head = None
+        self._stamp = (position.lineage, position.epoch, position.term, time, publisher)
+        self._seq = position.seq
+        self._group = group
+        self._last = last
+
+    @property
+    def change(self) -> Change:
+        change = self._change
+        if change is None:
+            assert self._head is not None
+            resource, id, op, fields, body, version, meta = self._head
+            change = self._change = Change(
+                resource,
+                id,
+                op,
+                fields,
+                None if body is None else decode_value(body),
+                version,
+                None if meta is None else decode_value(meta),
+            )
+        return change
+
+    @property
+    def position(self) -> Position:
+        lineage, epoch, term, _, _ = self._stamp
+        return Position(lineage, epoch, term, self._seq)
 
     @property
     def seq(self) -> int:
-        return self.position.seq
+        return self._seq
 
     @property
     def epoch(self) -> int:
-        return self.position.epoch
+        return self._stamp[1]
+
+    @property
+    def time(self) -> int:
+        return self._stamp[3]
+
+    @property
+    def publisher(self) -> str:
+        return self._stamp[4]
+
+    @property
+    def group(self) -> int:
+        return self._group
+
+    @property
+    def last(self) -> bool:
+        return self._last
 
     @property
     def resource(self) -> str:
-        return self.change.resource
+        return self._head[0] if self._head is not None else self.change.resource
 
     @property
     def id(self) -> str:
-        return self.change.id
+        return self._head[1] if self._head is not None else self.change.id
 
     @property
     def op(self) -> str:
-        return self.change.op
+        return self._head[2] if self._head is not None else self.change.op
 
     @property
     def fields(self) -> tuple[str, ...] | None:
-        return self.change.fields
+        return self._head[3] if self._head is not None else self.change.fields
 
     @property
     def body(self) -> Any:
@@ -164,11 +222,28 @@ class Event:
 
     @property
     def version(self) -> int | None:
-        return self.change.version
+        return self._head[5] if self._head is not None else self.change.version
 
     @property
     def meta(self) -> Mapping[str, Any] | None:
         return self.change.meta
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self._stamp, self._seq, self._group, self._last)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return self._key() == other._key() and self.change == other.change
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return (
+            f"Event({self.change!r}, position={str(self.position)!r}, time={self.time}, publisher={self.publisher!r}, "
+            f"group={self.group}, last={self.last})"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,7 +230,7 @@ class Reopen:
 
 @dataclass(frozen=True, slots=True)
 class PeerHello:
-    """A follower links to the leader of a feed. tail: of its window (None: it is empty); entries after it are wanted."""
+    """A follower links to the leader of a feed. tail: of its window (None: empty); entries after it are wanted."""
 
     TYPE: ClassVar[str] = "peer-hello"
     feed: str
@@ -246,7 +246,8 @@ class PeerBeat:
 
     process, name: who speaks. epoch, term: the term that the speaker serves or is bringing into office (0: none).
     state: "leading" (fenced and serving), "fencing" (won the epoch, waits for the log), "following" (does not lead).
-    tail: the visible tail (None: nobody vouched for one yet); only a leader's counts. log_ok: the log answered within `log_timeout_s`.
+    tail: the visible tail (None: nobody vouched for one yet); only a leader's counts.
+    log_ok: the log answered within `log_timeout_s`.
     log_slow_s: for how long an append or look has been waiting. leaving: handing over to `successor`.
     """
 
