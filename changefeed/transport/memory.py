@@ -1,0 +1,473 @@
+"""Transport without sockets: tests, simulations, and an instance's own clients. Deterministic under a MockClock.
+
+    net = MemoryNetwork()
+    a, b = net.host("a"), net.host("b")     # each is a Network; what it opens and connects belongs to that host
+    net.kill("a")                           # as SIGKILL: its listeners refuse, its connections break
+    net.cut("a", "b"); net.heal("a", "b")   # a partition: nothing arrives, nobody is told
+    net.delay = lambda source, target: 0.01 # seconds that a message is under way; order is kept
+
+`MemoryNetwork` itself is the Network of the host "". `connection_pair()` gives the two ends of one connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final
+
+import trio
+
+from changefeed.errors import (
+    ConnectionLost,
+    ConnectionRefused,
+    FrameTooLarge,
+    PortInUse,
+    Unreachable,
+    UnsupportedProtocol,
+)
+from changefeed.transport import Connection, ConnectionHandler, HttpHandler, Listener, Message, Request, Response
+from changefeed.transport.handlers import respond, run_handler
+from changefeed.transport.urls import Address, parse_url
+
+#: What a connection holds on the way, each way, before `send` waits: as kernel buffers do.
+BUFFER_BYTES: Final = 256 * 1024
+#: Connections that a listener has not taken yet.
+BACKLOG: Final = 128
+FIRST_FREE_PORT: Final = 40_000
+ABNORMAL: Final = 1006
+
+
+class Alone:
+    """Only one task at a time: `with alone: …` raises BusyResourceError for a second one."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._busy = False
+
+    def __enter__(self) -> None:
+        if self._busy:
+            raise trio.BusyResourceError(f"another task is {self._doing} this connection")
+        self._busy = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._busy = False
+
+
+class _Pipe:
+    """One direction. end: how it ended for the reader once the queue is read; broken: ended at once, queue lost."""
+
+    def __init__(self, delay: Callable[[], float] | None) -> None:
+        self.queue: deque[tuple[float, Message]] = deque()
+        self.bytes = 0
+        self.end: tuple[int, str] | None = None
+        self.end_due = float("-inf")
+        self.broken = False
+        self.held = False
+        self._delay = delay
+        self._due = float("-inf")
+        self._changed = trio.Event()
+
+    def notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait(self, deadline: float = float("inf")) -> None:
+        """Until something changed, or the deadline."""
+        with trio.move_on_at(deadline):
+            await self._changed.wait()
+
+    def arrival(self) -> float:
+        """When what is sent now arrives; never before what was sent earlier."""
+        self._due = max(self._due, trio.current_time() + (self._delay() if self._delay is not None else 0.0))
+        return self._due
+
+    def put(self, message: Message) -> None:
+        self.queue.append((self.arrival(), message))
+        self.bytes += len(message)
+        self.notify()
+
+    def break_(self) -> None:
+        self.broken = True
+        self.queue.clear()
+        self.bytes = 0
+        self.notify()
+
+    def over(self) -> tuple[int, str] | None:
+        """What the reader's side knows of the end."""
+        if self.held:
+            return None
+        if self.broken:
+            return (ABNORMAL, "")
+        return self.end if trio.current_time() >= self.end_due else None
+
+
+class MemoryConnection:
+    """See transport.Connection."""
+
+    def __init__(
+        self, subprotocol: str, peer: str, incoming: _Pipe, outgoing: _Pipe, message_bytes_max: int, buffer_bytes: int
+    ) -> None:
+        self.subprotocol = subprotocol
+        self.peer = peer
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._message_bytes_max = message_bytes_max
+        self._buffer_bytes = buffer_bytes
+        self._closed: tuple[int, str] | None = None
+        self._sending = Alone("sending over")
+        self._receiving = Alone("receiving from")
+
+    def __repr__(self) -> str:
+        return f"<MemoryConnection to {self.peer}>"
+
+    async def send(self, message: Message) -> None:
+        with self._sending:
+            try:
+                await trio.lowlevel.checkpoint()
+                while True:
+                    self._check_open()
+                    if not self._outgoing.bytes or self._outgoing.bytes + len(message) <= self._buffer_bytes:
+                        break
+                    # The reader's taking wakes the outgoing pipe; the peer's closing is seen on the incoming one.
+                    await self._wait_room()
+            except trio.Cancelled:
+                self.abort()
+                raise
+            self._outgoing.put(message)
+
+    async def _wait_room(self) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def ended() -> None:
+                await self._incoming.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(ended)
+            await self._outgoing.wait()
+            nursery.cancel_scope.cancel()
+
+    async def receive(self) -> Message:
+        with self._receiving:
+            await trio.lowlevel.checkpoint()
+            pipe = self._incoming
+            while True:
+                if self._closed is not None:
+                    self._check_open()
+                due = float("inf")
+                if not pipe.held:
+                    if pipe.queue:
+                        due = pipe.queue[0][0]
+                        if due <= trio.current_time():
+                            break
+                    elif pipe.over() is not None:
+                        self._check_open()
+                    elif pipe.end is not None:
+                        due = pipe.end_due
+                await pipe.wait(due)
+            message = pipe.queue.popleft()[1]
+            pipe.bytes -= len(message)
+            pipe.notify()
+            if len(message) > self._message_bytes_max:
+                self._close(1009, f"Exceeded maximum message size: {self._message_bytes_max} bytes")
+                raise FrameTooLarge(
+                    f"{self.peer} sent a message of {len(message)} bytes; the limit is {self._message_bytes_max}"
+                )
+            return message
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise ConnectionLost(f"the connection to {self.peer} was closed at this end", *self._closed)
+        over = self._incoming.over()
+        if over is not None:
+            code, reason = over
+            raise ConnectionLost(f"{self.peer} ended the connection ({code} {reason or 'without a reason'})", *over)
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        self._close(code, reason)
+        await trio.lowlevel.checkpoint()
+
+    def _close(self, code: int, reason: str) -> None:
+        if self._closed is None:
+            over = self._incoming.over()
+            self._closed = over if over is not None else (code, reason)
+            if self._outgoing.end is None:
+                self._outgoing.end = (code, reason)
+                self._outgoing.end_due = self._outgoing.arrival()
+            # Nobody will read what still comes.
+            self._incoming.queue.clear()
+            self._incoming.bytes = 0
+            self._incoming.notify()
+            self._outgoing.notify()
+
+    def abort(self) -> None:
+        if self._closed is None:
+            self._closed = (ABNORMAL, "")
+            self._outgoing.break_()
+            self._incoming.queue.clear()
+            self._incoming.bytes = 0
+            self._incoming.notify()
+
+
+def connection_pair(
+    subprotocol: str = "changefeed.v1.msgpack",
+    *,
+    message_bytes_max: int = 2**24,
+    buffer_bytes: int = BUFFER_BYTES,
+    names: tuple[str, str] = ("client", "server"),
+) -> tuple[MemoryConnection, MemoryConnection]:
+    """Both ends of one connection. names: what each end is called by the other."""
+    return _pair(subprotocol, names, (message_bytes_max, message_bytes_max), buffer_bytes, None, None)
+
+
+def _pair(
+    subprotocol: str,
+    names: tuple[str, str],
+    limits: tuple[int, int],
+    buffer_bytes: int,
+    forth: Callable[[], float] | None,
+    back: Callable[[], float] | None,
+) -> tuple[MemoryConnection, MemoryConnection]:
+    there, here = _Pipe(forth), _Pipe(back)
+    return (
+        MemoryConnection(subprotocol, names[1], here, there, limits[0], buffer_bytes),
+        MemoryConnection(subprotocol, names[0], there, here, limits[1], buffer_bytes),
+    )
+
+
+_Arrival = tuple[MemoryConnection | None, Request, Callable[[Response], None] | None]
+
+
+class MemoryListener:
+    """See transport.Listener."""
+
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        host: str,
+        address: tuple[str, int],
+        subprotocols: tuple[str, ...],
+        message_bytes_max: int,
+    ) -> None:
+        self.address = address
+        self.host = host
+        self.subprotocols = subprotocols
+        self.message_bytes_max = message_bytes_max
+        self._network = network
+        self._send, self._receive = trio.open_memory_channel[_Arrival](BACKLOG)
+
+    async def serve(self, handle: ConnectionHandler, http: HttpHandler) -> None:
+        async with trio.open_nursery() as nursery:
+            try:
+                async for connection, request, answer in self._receive:
+                    if connection is not None:
+                        nursery.start_soon(run_handler, handle, connection, request)
+                    elif answer is not None:
+                        nursery.start_soon(self._respond, http, request, answer)
+            except trio.ClosedResourceError:
+                pass
+
+    async def _respond(self, http: HttpHandler, request: Request, answer: Callable[[Response], None]) -> None:
+        answer(await respond(http, request))
+
+    async def arrive(self, arrival: _Arrival) -> None:
+        try:
+            await self._send.send(arrival)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise ConnectionRefused(f"nothing listens on {self.address[0]}:{self.address[1]} any more") from None
+
+    def close(self) -> None:
+        """Stop listening; what nobody has taken yet is reset."""
+        self._network.forget(self)
+        self._send.close()
+        while True:
+            try:
+                connection, _, _ = self._receive.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                return
+            if connection is not None:
+                connection.abort()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+
+class MemoryNetwork:
+    """Hosts, ports and connections in one object, with the hooks by which tests do harm. See the module's docstring.
+
+    delay: (source host, target host) -> seconds that a message is under way, asked for each message; None: no time.
+    """
+
+    def __init__(self, *, buffer_bytes: int = BUFFER_BYTES) -> None:
+        self.delay: Callable[[str, str], float] | None = None
+        self.buffer_bytes = buffer_bytes
+        self._listeners: dict[tuple[str, int], MemoryListener] = {}
+        self._owners: dict[tuple[str, int], str] = {}
+        self._links: list[tuple[str, str, MemoryConnection, MemoryConnection]] = []
+        self._cuts: set[frozenset[str]] = set()
+        self._healed = trio.Event()
+        self._next_port = FIRST_FREE_PORT
+
+    def host(self, name: str) -> MemoryHost:
+        """The Network as a process called `name` sees it."""
+        return MemoryHost(self, name)
+
+    # ---- harm
+
+    def kill(self, host: str) -> None:
+        """What other hosts see when a process is killed: its ports refuse, its connections break, unread bytes go."""
+        for listener in [each for each in self._listeners.values() if each.host == host]:
+            listener.close()
+        for source, target, near, far in self._live():
+            if host in (source, target):
+                near.abort()
+                far.abort()
+
+    def drop(self, host: str, other: str) -> None:
+        """Break every connection between two hosts; new ones can be opened."""
+        for source, target, near, far in self._live():
+            if {source, target} == {host, other}:
+                near.abort()
+                far.abort()
+
+    def cut(self, host: str, other: str) -> None:
+        """Nothing arrives between two hosts any more, and neither is told. What is sent waits until `heal`."""
+        self._cuts.add(frozenset((host, other)))
+        self._hold()
+
+    def heal(self, host: str, other: str) -> None:
+        self._cuts.discard(frozenset((host, other)))
+        self._hold()
+        self._healed.set()
+        self._healed = trio.Event()
+
+    def _hold(self) -> None:
+        for source, target, near, far in self._live():
+            held = frozenset((source, target)) in self._cuts
+            for end in (near, far):
+                end._incoming.held = held
+                end._incoming.notify()
+
+    def _live(self) -> list[tuple[str, str, MemoryConnection, MemoryConnection]]:
+        """Connections of which an end is open yet; others are forgotten."""
+        self._links = [link for link in self._links if link[2]._closed is None or link[3]._closed is None]
+        return self._links
+
+    # ---- Network
+
+    async def connect(
+        self, url: str, *, subprotocols: tuple[str, ...], message_bytes_max: int, timeout_s: float
+    ) -> Connection:
+        return await self.connect_from("", url, subprotocols, message_bytes_max, timeout_s)
+
+    async def listen(self, host: str, port: int, *, subprotocols: tuple[str, ...], message_bytes_max: int) -> Listener:
+        return await self.listen_as("", host, port, subprotocols, message_bytes_max)
+
+    async def get(self, url: str, *, timeout_s: float) -> Response:
+        return await self.get_from("", url, timeout_s)
+
+    # ---- the same for a host
+
+    async def listen_as(
+        self, name: str, host: str, port: int, subprotocols: tuple[str, ...], message_bytes_max: int
+    ) -> MemoryListener:
+        await trio.lowlevel.checkpoint()
+        if port == 0:
+            port, self._next_port = self._next_port, self._next_port + 1
+        key = (_canonical(host), port)
+        if key in self._listeners:
+            raise PortInUse(f"cannot listen on {host}:{port}: the address is in use; choose another port")
+        listener = MemoryListener(self, name, (host, port), subprotocols, message_bytes_max)
+        self._listeners[key] = listener
+        self._owners[key] = name
+        return listener
+
+    def forget(self, listener: MemoryListener) -> None:
+        key = (_canonical(listener.address[0]), listener.address[1])
+        if self._listeners.get(key) is listener:
+            del self._listeners[key]
+
+    async def connect_from(
+        self, name: str, url: str, subprotocols: tuple[str, ...], message_bytes_max: int, timeout_s: float
+    ) -> MemoryConnection:
+        address = parse_url(url)
+        with trio.move_on_after(timeout_s):
+            listener = await self._find(name, address)
+            if address.protocol_path != "/v1":
+                raise Unreachable(f"{address.shown}: no changefeed at {address.protocol_path}")
+            chosen = next((offer for offer in subprotocols if offer in listener.subprotocols), None)
+            if chosen is None:
+                raise UnsupportedProtocol(
+                    f"{address.shown} speaks {', '.join(listener.subprotocols)}; offered was {', '.join(subprotocols)}"
+                )
+            near, far = _pair(
+                chosen,
+                (name or "client", address.shown),
+                (message_bytes_max, listener.message_bytes_max),
+                self.buffer_bytes,
+                lambda: 0.0 if self.delay is None else self.delay(name, listener.host),
+                lambda: 0.0 if self.delay is None else self.delay(listener.host, name),
+            )
+            self._live().append((name, listener.host, near, far))
+            await listener.arrive((far, Request(address.protocol_path, peer=name), None))
+            return near
+        raise Unreachable(f"{address.shown} did not answer within {timeout_s:g} s")
+
+    async def _find(self, name: str, address: Address) -> MemoryListener:
+        """The listener at an address, across a cut only once that is healed."""
+        key = (_canonical(address.host), address.port)
+        while True:
+            await trio.lowlevel.checkpoint()
+            owner = self._owners.get(key)
+            if owner is not None and frozenset((name, owner)) in self._cuts:
+                await self._healed.wait()
+                continue
+            listener = self._listeners.get(key)
+            if listener is None:
+                raise ConnectionRefused(f"nothing listens on {address.shown}")
+            return listener
+
+    async def get_from(self, name: str, url: str, timeout_s: float) -> Response:
+        address = parse_url(url)
+        answers: list[Response] = []
+        done = trio.Event()
+
+        def answer(response: Response) -> None:
+            answers.append(response)
+            done.set()
+
+        with trio.move_on_after(timeout_s):
+            listener = await self._find(name, address)
+            await listener.arrive((None, Request(address.path or "/", peer=name), answer))
+            await done.wait()
+            return answers[0]
+        raise Unreachable(f"{address.shown} did not answer within {timeout_s:g} s")
+
+
+class MemoryHost:
+    """The Network of one named host; see transport.Network."""
+
+    def __init__(self, network: MemoryNetwork, name: str) -> None:
+        self.network = network
+        self.name = name
+
+    async def connect(
+        self, url: str, *, subprotocols: tuple[str, ...], message_bytes_max: int, timeout_s: float
+    ) -> Connection:
+        return await self.network.connect_from(self.name, url, subprotocols, message_bytes_max, timeout_s)
+
+    async def listen(self, host: str, port: int, *, subprotocols: tuple[str, ...], message_bytes_max: int) -> Listener:
+        return await self.network.listen_as(self.name, host, port, subprotocols, message_bytes_max)
+
+    async def get(self, url: str, *, timeout_s: float) -> Response:
+        return await self.network.get_from(self.name, url, timeout_s)
+
+
+def _canonical(host: str) -> str:
+    return "127.0.0.1" if host in ("localhost", "::1") else host
+
+
+__all__ = ["MemoryConnection", "MemoryHost", "MemoryListener", "MemoryNetwork", "connection_pair"]
