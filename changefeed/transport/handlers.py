@@ -1,9 +1,11 @@
-"""What every transport does around a connection's handler: whatever it raises ends that connection and nothing else."""
+"""What every transport needs: a connection's handler ends that connection and nothing else; one task at a time."""
 
 from __future__ import annotations
 
 import logging
 from typing import Final
+
+import trio
 
 from changefeed.errors import ChangefeedError, ConnectionLost
 from changefeed.transport import Connection, ConnectionHandler, HttpHandler, Request, Response
@@ -11,6 +13,22 @@ from changefeed.transport import Connection, ConnectionHandler, HttpHandler, Req
 logger = logging.getLogger("changefeed.transport")
 
 INTERNAL_ERROR: Final = 1011
+
+
+class Alone:
+    """Only one task at a time: `with alone: …` raises BusyResourceError for a second one."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        self._busy = False
+
+    def __enter__(self) -> None:
+        if self._busy:
+            raise trio.BusyResourceError(f"another task is {self._doing} this connection")
+        self._busy = True
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._busy = False
 
 
 def leaves(error: BaseException) -> list[BaseException]:

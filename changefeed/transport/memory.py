@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final
 
 import trio
@@ -27,7 +26,7 @@ from changefeed.errors import (
     UnsupportedProtocol,
 )
 from changefeed.transport import Connection, ConnectionHandler, HttpHandler, Listener, Message, Request, Response
-from changefeed.transport.handlers import respond, run_handler
+from changefeed.transport.handlers import Alone, respond, run_handler
 from changefeed.transport.urls import Address, parse_url
 
 #: What a connection holds on the way, each way, before `send` waits: as kernel buffers do.
@@ -36,24 +35,6 @@ BUFFER_BYTES: Final = 256 * 1024
 BACKLOG: Final = 128
 FIRST_FREE_PORT: Final = 40_000
 ABNORMAL: Final = 1006
-
-
-class Alone:
-    """Only one task at a time: `with alone: …` raises BusyResourceError for a second one."""
-
-    def __init__(self, doing: str) -> None:
-        self._doing = doing
-        self._busy = False
-
-    def __enter__(self) -> None:
-        if self._busy:
-            raise trio.BusyResourceError(f"another task is {self._doing} this connection")
-        self._busy = True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._busy = False
 
 
 class _Pipe:

@@ -1,0 +1,121 @@
+"""The byte stream under a websocket: gives bytes back, writes data frames itself, and can be dropped at once."""
+
+from __future__ import annotations
+
+import os
+import socket as stdlib_socket
+import struct
+from typing import Final
+
+import trio
+
+from changefeed.transport import Message
+
+#: After so many sends that went through at once, or so many bytes, other tasks get their turn.
+YIELD_SENDS: Final = 16
+YIELD_BYTES: Final = 256 * 1024
+_TEXT, _BINARY = 0x81, 0x82  # a final frame, with the opcode
+
+
+class FrameStream(trio.abc.Stream):
+    """The stream that the library works on. ended: nothing more will be read. Frames of ours and sends of the library
+    are written one after the other. After `discard()` what arrives is read and thrown away, so that a peer in the
+    middle of something too large still takes our close frame instead of a reset."""
+
+    def __init__(self, stream: trio.SocketStream, first: bytes = b"") -> None:
+        self.ended = trio.Event()
+        self._stream = stream
+        self._first = first
+        self._writing = trio.StrictFIFOLock()
+        self._discarding = False
+        self._sends = 0
+        self._bytes = 0
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._first:
+            data, self._first = self._first, b""
+            await trio.lowlevel.checkpoint()
+            return data
+        try:
+            while True:
+                received = bytes(await self._stream.receive_some(max_bytes))
+                if not received:
+                    self.ended.set()
+                if not (received and self._discarding):
+                    return received
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.ended.set()
+            raise
+
+    def discard(self) -> None:
+        self._discarding = True
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        async with self._writing:
+            await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Let go of the socket; the kernel still sends what it has taken. Idempotent."""
+        self.ended.set()
+        self._stream.socket.close()
+
+    def abort(self) -> None:
+        """Reset the connection: neither end's kernel sends or keeps anything more. Idempotent."""
+        if self._stream.socket.fileno() != -1:
+            try:
+                linger = struct.pack("ii", 1, 0)
+                self._stream.socket.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
+            except OSError:
+                pass  # the connection is gone already
+        self.close()
+
+    async def send_frame(self, message: Message) -> None:
+        """Write one whole unmasked data frame. Raises BrokenResourceError, ClosedResourceError; whoever cancels must
+        abort."""
+        payload = message.encode() if isinstance(message, str) else message
+        head = _frame_head(_TEXT if isinstance(message, str) else _BINARY, len(payload))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._writing.locked():
+            async with self._writing:
+                await self._stream.send_all(head + payload)
+            return
+        size = len(head) + len(payload)
+        sent = self._write_now(head, payload)
+        if sent < size:
+            async with self._writing:
+                rest = memoryview(payload)[sent - len(head) :] if sent >= len(head) else head[sent:] + payload
+                await self._stream.send_all(rest)
+            self._sends = self._bytes = 0
+            return
+        self._sends += 1
+        self._bytes += size
+        if self._sends >= YIELD_SENDS or self._bytes >= YIELD_BYTES:
+            self._sends = self._bytes = 0
+            await trio.lowlevel.checkpoint()
+
+    def _write_now(self, head: bytes, payload: bytes) -> int:
+        """Give the kernel what it takes without waiting; returns how many bytes. Not when somebody else is writing."""
+        fd = self._stream.socket.fileno()
+        if fd == -1:
+            raise trio.ClosedResourceError("this end closed the connection")
+        try:
+            return os.writev(fd, (head, payload))
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(f"the connection broke: {error}") from error
+
+
+def _frame_head(first: int, size: int) -> bytes:
+    if size < 126:
+        return bytes((first, size))
+    if size < 65536:
+        return struct.pack("!BBH", first, 126, size)
+    return struct.pack("!BBQ", first, 127, size)
