@@ -23,6 +23,10 @@ FIELD: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,64}\Z")
 ID_BYTES_MAX: Final = 512
 FIELDS_MAX: Final = 1024
 SEQ_MAX: Final = 2**53 - 1
+FILTER_RESOURCES_MAX: Final = 256
+FILTER_FIELDS_MAX: Final = 256
+FILTER_IDS_MAX: Final = 1000
+FILTER_OPS_MAX: Final = 64
 
 #: A change as the wire has it: resource, id, op, fields, encoded body, version, encoded meta.
 _Head = tuple[str, str, str, tuple[str, ...] | None, bytes | None, int | None, bytes | None]
@@ -153,6 +157,18 @@ class Event:
         self._seq = position.seq
         self._group = group
         self._last = last
+
+    @classmethod
+    def from_wire(cls, head: _Head, stamp: tuple[str, int, str, int, str], seq: int, group: int, last: bool) -> Event:
+        """For wire/frames.py. stamp: lineage, epoch, term, time, publisher."""
+        event = cls.__new__(cls)
+        event._change = None
+        event._head = head
+        event._stamp = stamp
+        event._seq = seq
+        event._group = group
+        event._last = last
+        return event
 
     @property
     def change(self) -> Change:

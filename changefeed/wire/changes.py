@@ -157,7 +157,15 @@ def check_heads(found: Sequence[Head], bodies: bool = True) -> None:
         return
     resources, ids, ops, fields, values, versions, metas = zip(*found, strict=True)
     kinds = [set(map(type, column)) for column in (resources, ids, ops, fields, values, versions, metas)]
-    allowed = ({str}, {str}, {str}, {tuple, _NoneType}, {bytes, _NoneType}, {int, _NoneType}, {bytes, _NoneType})
+    allowed: tuple[set[type], ...] = (
+        {str},
+        {str},
+        {str},
+        {tuple, _NoneType},
+        {bytes, _NoneType},
+        {int, _NoneType},
+        {bytes, _NoneType},
+    )
     for name, have, may in zip(PARTS, kinds, allowed, strict=True):
         if not have <= may:
             column = found_column(found, name)
