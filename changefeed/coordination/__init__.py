@@ -1,6 +1,8 @@
 """Who is here and who should lead. This file is the contract; one conformance suite holds every coordinator to it.
 
-    memory.py  tests and simulations    file.py  one machine, several processes    zookeeper.py  a fleet (only kazoo)
+    memory.py     tests and simulations              file.py     one machine, several processes
+    zookeeper.py  a fleet; the only kazoo            urls.py     open_coordinator: which of them a URL means
+    records.py    members and leader records as JSON (pure)
 
 The coordinator makes leadership *live*; the log makes it *safe*. Two leaders at once must be harmless, so nothing
 here needs to be perfect, but it must not lie about three things: an epoch that was taken is never given again
@@ -8,7 +10,8 @@ by the same coordinator's data; a compare-and-set with an old version fails; `re
 
 A *view* of a feed is (epoch, version, leader). Taking the lead, challenging and raising are one compare-and-set on
 `version`, so that a challenge names exactly the term that it saw die (review 28): a bad version means "that term is
-already over: follow".
+already over: follow". The version changes exactly when the epoch does: marking a record as leaving, resigning and the
+death of a leader leave it alone. It is never equal by chance after the coordinator's data was lost and made anew.
 
 **Sessions.** A coordinator object holds at most one session at a time. When a session is lost the member's nodes go
 (leader record, membership) and, when the coordinator can be reached again, a new session joins by itself. A leader
@@ -19,7 +22,7 @@ record counts as mine only if its `session` is my present one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,13 +69,20 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorState:
-    """For status. connected: the coordinator can be asked now. session_s: the negotiated session time-out, 0 if none."""
+    """For status. connected: the coordinator can be asked now. session_s: the negotiated session time-out, 0 if none.
+
+    id: random id of the coordinator's data ("" while it is not known), another one after that data was lost.
+    read_only: the server that answers takes no writes."""
 
     id: str
     connected: bool
     session: str
     session_s: float
     read_only: bool = False
+
+
+#: Asks whether a member's process still answers at its URL: the evidence for replacing a name whose session lives on.
+Alive = Callable[[Member], Awaitable[bool]]
 
 
 class Coordinator(Protocol):
