@@ -1,0 +1,101 @@
+"""What a command is, and the table of all commands. A command that is not in the table does not exist.
+
+To add one: write its module (a `COMMAND` and a coroutine that runs it) and a line in `TABLE`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final
+
+from changefeed.config import DEFAULT_LOG, DEFAULT_SERVER, Option, parse_servers
+from changefeed.settings import parse_duration
+
+if TYPE_CHECKING:
+    from changefeed.cli.output import Output
+
+#: name -> (module under changefeed.cli, one line for the list of commands). Two words: `changefeed feed declare`.
+TABLE: Final[dict[str, tuple[str, str]]] = {
+    "serve": ("serve", "take part in feeds: serve subscribers, accept publishes, lead when elected"),
+    "publish": ("publish", "publish one change, or JSON lines from a file or a pipe"),
+    "tail": ("tail", "follow a feed: from its beginning, from now, from a position or a time"),
+    "status": ("status", "instances, leaders, heads, subscribers; why the leader changed"),
+    "feeds": ("feeds", "the feeds that the servers know"),
+    "feed declare": ("feed_declare", "declare a feed's resources and fields"),
+    "feed set": ("feed_set", "set a feed's retention"),
+    "verify": ("verify", "prove that a feed's log is whole"),
+    "dev": ("dev", "a cluster on this machine to try things on; gone with Ctrl-C"),
+    "demo": ("demo", "replay a git history through a cluster whose leader is killed, and judge the result"),
+}
+
+JSON: Final = Option("json", "JSON lines, also on a terminal", kind="flag")
+VERBOSE: Final = Option("verbose", "log what happens to stderr", kind="flag", short="v")
+#: What every command takes.
+COMMON: Final = (JSON, VERBOSE)
+
+SERVER: Final = Option(
+    "server",
+    "instances to use: ws://HOST:PORT or http://HOST:PORT, several separated by commas; one is enough",
+    parse=parse_servers,
+    default=parse_servers(DEFAULT_SERVER),
+    metavar="URL[,URL…]",
+    short="s",
+    env="CHANGEFEED_URL",
+)
+TIMEOUT: Final = Option(
+    "timeout",
+    "give up after so long without an answer",
+    parse=parse_duration,
+    default=10.0,
+    metavar="DURATION",
+)
+LOG: Final = Option(
+    "log", f"the log: sqlite:PATH or memory: (default {DEFAULT_LOG})", default=DEFAULT_LOG, metavar="URL"
+)
+
+
+class Values(SimpleNamespace):
+    """A command's values by name: options and positionals, resolved from flags, environment, TOML and defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Positional:
+    """A value without a flag. nargs: "1", "?" (may be missing) or "*" / "+" (any number; at least one)."""
+
+    name: str
+    help: str
+    nargs: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: what it takes and what it does.
+
+    run: returns the exit status; raises errors of changefeed.errors for everything that fails. own_signals: it
+    handles SIGINT and SIGTERM by itself (otherwise they cancel it and the exit status says so). config: it reads a
+    TOML file named by --config. level: what it logs to stderr unless --verbose asks for more. about: a paragraph for
+    its help.
+    """
+
+    name: str
+    run: Callable[[Values, Output], Awaitable[int]]
+    positionals: tuple[Positional, ...] = ()
+    options: tuple[Option, ...] = ()
+    about: str = ""
+    own_signals: bool = False
+    config: bool = False
+    level: str = "WARNING"
+
+    @property
+    def all_options(self) -> tuple[Option, ...]:
+        return (*self.options, *COMMON)
+
+
+def load(name: str) -> Command:
+    """The command of that name; imports its module only now, so that one command does not pay for all."""
+    module = importlib.import_module(f"changefeed.cli.{TABLE[name][0]}")
+    command: Command = module.COMMAND
+    return command

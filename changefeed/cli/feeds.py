@@ -1,0 +1,36 @@
+"""changefeed feeds: the feeds that the servers know."""
+
+from __future__ import annotations
+
+from changefeed.change import check_feed_name
+from changefeed.cli.ask import ask_all, merged_feeds
+from changefeed.cli.command import SERVER, TIMEOUT, Command, Values
+from changefeed.cli.output import Output
+from changefeed.config import hint
+from changefeed.errors import UnknownFeed
+from changefeed.log import FeedLog, LogStore
+
+
+async def run(values: Values, output: Output) -> int:
+    answers = await ask_all(values.server, values.settings, values.timeout)
+    for answer in answers:
+        if answer.error:
+            await output.note(f"{answer.url} does not answer: {answer.error}")
+    for feed, status in merged_feeds(answers).items():
+        record = {"feed": feed, **{key: status[key] for key in ("leader", "epoch", "head", "seq")}}
+        text = f"{feed}  leader {status['leader'] or 'unknown'}  epoch {status['epoch']}  seq {status['seq']}"
+        await output.line(record, text)
+    return 0
+
+
+async def open_known(store: LogStore, feed: str) -> FeedLog:
+    """The log of a feed that must exist; raises UnknownFeed that names the nearest one."""
+    check_feed_name(feed)
+    known = await store.feeds()
+    if feed not in known:
+        there = f"; there are: {', '.join(known)}" if known else ""
+        raise UnknownFeed(f"{store.url} holds no feed {feed!r}{hint(feed, known)}{there}")
+    return await store.open(feed, create=False)
+
+
+COMMAND = Command(name="feeds", run=run, options=(SERVER, TIMEOUT))

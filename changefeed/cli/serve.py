@@ -1,0 +1,114 @@
+"""changefeed serve FEED…: one instance, until SIGTERM or Ctrl-C; then a drain and exit status 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import trio
+
+from changefeed.cli.command import Command, Positional, Values
+from changefeed.cli.output import Output
+from changefeed.config import DATA_DIR, DEFAULT_COORDINATOR, DEFAULT_LISTEN, DEFAULT_LOG, Option
+from changefeed.instance import Instance, open_instance
+
+
+async def run(values: Values, output: Output) -> int:
+    stop = trio.Event()
+    caught: list[int] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_watch_signals, stop, caught, nursery.cancel_scope)
+        if not values.given & {"log", "coordinator"}:
+            await _say(output, {"event": "defaults", "data": DATA_DIR}, f"log and coordinator under ./{DATA_DIR}")
+            os.makedirs(DATA_DIR, exist_ok=True)
+        async with open_instance(
+            values.feeds,
+            log=values.log,
+            coordinator=values.coordinator,
+            listen=values.listen,
+            advertise=values.advertise,
+            name=values.name,
+            candidate=not values.no_candidate,
+            insecure=values.insecure,
+            kill_frozen=not values.no_kill_frozen,
+            settings=values.settings,
+        ) as instance:
+            nursery.start_soon(_announce, instance, values, output)
+            await stop.wait()
+            await _say(output, {"event": "draining", "instance": instance.name}, "draining; once more ends at once")
+            await instance.drain()
+        nursery.cancel_scope.cancel()
+    if len(caught) > 1:
+        return 128 + caught[-1]
+    await _say(output, {"event": "stopped"}, "stopped")
+    return 0
+
+
+async def _watch_signals(
+    stop: trio.Event,
+    caught: list[int],
+    scope: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """The first signal drains, the second one ends everything."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            caught.append(number)
+            stop.set()
+            if len(caught) > 1:
+                scope.cancel()
+
+
+async def _announce(instance: Instance, values: Values, output: Output) -> None:
+    facts = {
+        "instance": instance.name,
+        "pid": os.getpid(),
+        "url": instance.url,
+        "feeds": list(values.feeds),
+        "log": values.log,
+        "coordinator": values.coordinator,
+    }
+    text = f"{instance.name} (pid {os.getpid()}) serves {', '.join(values.feeds)} at {instance.url}; log {values.log}, "
+    await _say(output, {"event": "serving", **facts}, f"{text}coordinator {values.coordinator}")
+    await instance.wait_ready()
+    leaders = {feed: status["leader"] for feed, status in instance.status()["feeds"].items()}
+    led = ", ".join(f"{feed} is led by {name}" for feed, name in leaders.items())
+    await _say(output, {"event": "ready", "instance": instance.name, "leaders": leaders}, f"ready: {led}")
+
+
+async def _say(output: Output, record: dict[str, Any], text: str) -> None:
+    """A line about this instance. That nobody reads it is no reason to stop serving."""
+    try:
+        await output.line(record, text)
+    except BrokenPipeError:
+        pass
+
+
+COMMAND = Command(
+    name="serve",
+    run=run,
+    positionals=(Positional("feeds", "names of the feeds that this instance takes part in", nargs="+"),),
+    options=(
+        Option("log", f"the log: sqlite:PATH or memory: (default {DEFAULT_LOG})", default=DEFAULT_LOG, metavar="URL"),
+        Option(
+            "coordinator",
+            f"who elects: file:DIR, zk://HOST:PORT,…/CHROOT or memory: (default {DEFAULT_COORDINATOR})",
+            default=DEFAULT_COORDINATOR,
+            metavar="URL",
+        ),
+        Option("listen", f"where to listen (default {DEFAULT_LISTEN})", default=DEFAULT_LISTEN, metavar="HOST:PORT"),
+        Option("advertise", "the URL by which other instances and clients reach this one", metavar="URL"),
+        Option("name", "this instance's name, unique within the coordinator (default: host and port)", metavar="NAME"),
+        Option("no-candidate", "serve, but never lead", kind="flag"),
+        Option("insecure", "listen beyond loopback although there is no authentication", kind="flag"),
+        Option("no-kill-frozen", "never kill a frozen leader that holds the log's lock", kind="flag"),
+    ),
+    about="Without flags a log and a coordinator are kept under ./changefeed-data, on the default port. "
+    "SIGTERM or Ctrl-C hands the lead over, drains, and ends with exit status 0.",
+    own_signals=True,
+    config=True,
+    level="INFO",
+)
