@@ -19,7 +19,7 @@ FEED_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
 #: Resources and ops are single words: they stand in filters, metric labels and command lines.
 WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}\Z")
 #: Field names may be dotted paths; a comma or white space would break the command line's lists.
-FIELD: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,64}\Z")
+FIELD: Final = re.compile(r"[^\s,\x00-\x1f\x7f\ud800-\udfff]{1,64}\Z")
 ID_BYTES_MAX: Final = 512
 FIELDS_MAX: Final = 1024
 SEQ_MAX: Final = 2**53 - 1
@@ -321,7 +321,7 @@ class Filter:
     """Which events a subscription wants; an empty part selects everything.
 
     resources: resource name -> names of changed fields (empty tuple: any field). A field filter narrows *updates*
-        only: creates, deletes, other ops and events without `fields` match every field filter.
+        only: creates, deletes, other ops and events that name no field match every field filter.
     ids, ops: exact matches.
     """
 

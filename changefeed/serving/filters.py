@@ -1,15 +1,14 @@
 """Which changes a filter selects. Pure.
 
 Every part of a filter that is given must match: the resource, the id, the op. Names of changed fields narrow *updates*
-only: a create, a delete, any other op, and an update that does not tell its fields match every field filter. A
-subscriber may get more than it asked for in spirit, never less.
+only: a create, a delete, any other op, and an update that names no changed field match every field filter. A subscriber
+may get more than it asked for, never less.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable
 
 from changefeed.change import (
     FIELD,
@@ -21,17 +20,13 @@ from changefeed.change import (
     WORD,
     FeedSettings,
     Filter,
-    Resource,
 )
 from changefeed.errors import UnknownField, UnknownResource, UsageError
 from changefeed.wire.frames import Wanted
 
 
 def compile_filter(filter: Filter) -> Wanted:
-    """A predicate (resource, id, op, fields) -> bool that says what the filter selects.
-
-    An update that tells that no field changed (an empty list) is not selected by a field filter.
-    """
+    """A predicate (resource, id, op, fields) -> bool that says what the filter selects."""
     resources = {name: frozenset(fields) for name, fields in filter.resources.items()}
     ids, ops = filter.ids, filter.ops
 
@@ -40,7 +35,7 @@ def compile_filter(filter: Filter) -> Wanted:
             named = resources.get(resource)
             if named is None:
                 return False
-            if named and op == "update" and fields is not None and named.isdisjoint(fields):
+            if named and op == "update" and fields and named.isdisjoint(fields):
                 return False
         if ids and id not in ids:
             return False
@@ -110,36 +105,3 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; it declares {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else ""
-
-
-# ---- the table in docs/reference/filters.md
-
-_VM: Final = "vm"
-TABLE_FILTERS: Final[tuple[tuple[str, Filter], ...]] = (
-    ("nothing", Filter()),
-    ("vm", Filter({_VM: ()})),
-    ("vm:state", Filter({_VM: ("state",)})),
-    ("vm:state,alias", Filter({_VM: ("state", "alias")})),
-    ("vm:state + net", Filter({_VM: ("state",), "net": ()})),
-    ("net", Filter({"net": ()})),
-    ("op delete", Filter(ops=frozenset({"delete"}))),
-    ("vm:state, op update", Filter({_VM: ("state",)}, ops=frozenset({"update"}))),
-    ("id a", Filter(ids=frozenset({"a"}))),
-    ("id b", Filter(ids=frozenset({"b"}))),
-)
-TABLE_CHANGES: Final[tuple[tuple[str, str, str, tuple[str, ...] | None], ...]] = tuple(
-    (_VM, "a", op, fields)
-    for op in ("create", "update", "delete", "reboot")
-    for fields in (None, (), ("state",), ("alias",), ("state", "alias"), ("owner",))
-)
-
-
-def table_lines() -> Iterator[str]:
-    """The table of op x fields x filter, as it stands in docs/reference/filters.md."""
-    yield "| change of vm `a` | fields | " + " | ".join(title for title, _ in TABLE_FILTERS) + " |"
-    yield "|---|---|" + "---|" * len(TABLE_FILTERS)
-    predicates = [compile_filter(filter) for _, filter in TABLE_FILTERS]
-    for resource, id, op, fields in TABLE_CHANGES:
-        told = "not told" if fields is None else ", ".join(fields) or "none"
-        answers = ("yes" if wanted(resource, id, op, fields) else "-" for wanted in predicates)
-        yield f"| {op} | {told} | " + " | ".join(answers) + " |"

@@ -1,7 +1,10 @@
 """Messages, their two encodings, limits and close codes. Pure: bytes in, values out.
 
 messages.py  every message as a frozen value (the vocabulary)
-changes.py   one change <-> its canonical msgpack bytes; bodies; JSON forms of changes and events
+values.py    bodies and metas: JSON values, bytes and 64-bit integers <-> canonical msgpack; their JSON form
+changes.py   one change <-> its canonical msgpack bytes; runs of changes; JSON forms of changes and events
+kinds.py     what a part of a message may be: reading, writing, schema
+tables.py    which parts each message has
 codec.py     messages <-> msgpack or JSON text, with every check of what a peer may send
 frames.py    entries -> the runs of an events message, cut out without re-encoding; and back to events
 schema.py    a JSON Schema of each message, from which docs/reference/schema/ is written

@@ -100,11 +100,8 @@ def text(
                 raise Wrong(f"must be {what}, got {shown(value)}")
         elif printable and not value.isprintable():
             raise Wrong(f"must be printable, got {shown(value)}")
-        elif not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise Wrong("holds a lone surrogate, which has no UTF-8 form") from None
+        elif not _encodable(value):
+            raise Wrong("holds a lone surrogate, which has no UTF-8 form")
         return value
 
     schema: Schema = {"type": "string", "minLength": low, "maxLength": high}
@@ -261,12 +258,12 @@ def _read_details(value: Any) -> dict[str, Any]:
 
 def _plain(value: Any, room: int) -> None:
     kind = type(value)
-    if value is None or kind in (bool, int, str):
+    if value is None or kind in (bool, int) or (kind is str and _encodable(value)):
         return
     if kind is float and math.isfinite(value):
         return
     if kind in (dict, list) and room:
-        if kind is dict and not all(type(key) is str for key in value):
+        if kind is dict and not all(type(key) is str and _encodable(key) for key in value):
             raise Wrong("must have text keys")
         for item in value.values() if kind is dict else value:
             _plain(item, room - 1)

@@ -205,7 +205,8 @@ class Publish:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to the Publish with that number. Stored: `first` is its first change's position (the rest follow
-    densely in the same term) and `count` their number. Refused: `code` is not empty and nothing of it was stored."""
+    densely in the same term) and `count` their number. Refused: `code` is not empty, nothing of it was stored; except
+    "outcome-unknown": these numbers were handled before, but retention has trimmed what was stored under them."""
 
     TYPE: ClassVar[str] = "answer"
     number: int
