@@ -85,6 +85,16 @@ def _read_boolean(value: Any) -> bool:
 BOOLEAN: Final = Kind(_read_boolean, same, {"type": "boolean"})
 
 
+def _encodable(value: str) -> bool:
+    """False for text with a lone surrogate (JSON can write one): it has no UTF-8 form and could not be passed on."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
 def text(
     low: int, high: int, pattern: re.Pattern[str] | None = None, *, printable: bool = True, what: str = ""
 ) -> Kind:
