@@ -104,7 +104,7 @@ def chain(previous: bytes, lineage: str, entry: Entry) -> bytes:
     """
     publisher = entry.publisher.encode()
     stamp = struct.pack(
-        f">16sQ8sQQH{len(publisher)}sQQI{len(entry.sizes)}I",
+        f">16sQ8sQQH{len(publisher)}sQQQI{len(entry.sizes)}I",
         lineage.encode(),
         entry.epoch,
         entry.term.encode(),
