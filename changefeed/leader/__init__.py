@@ -1,8 +1,13 @@
 """2. Leader: sequences batches under a term, knows what it has seen, commits in groups, then sends receipts.
 
-    machine.py  decides (pure): accepted, already there, reused, gap, superseded, forgotten; what an append holds, and
-                which answers may leave after it
-    driver.py   one term in office: waits, looks things up in the log, appends, answers, trims
+    machine.py    decides (pure): accepted, already there, reused, gap, superseded, forgotten; what an append holds, and
+                  which answers may leave after it
+    book.py       what is known of each publisher: its runs of numbers, where recent batches landed (pure)
+    effects.py    what the machine asks for, and the facts that come back (pure)
+    refusals.py   why the answer is no, in sentences (pure)
+    retention.py  what may be trimmed now (pure)
+    looks.py      fresh looks into the log, shared by all who ask
+    driver.py     one term in office: waits, looks things up in the log, appends, answers, trims
 
 This file is the contract between a leader and those who bring it batches: an instance's own publishers' desk, or the
 far end of a peer link. A leader may be near (leader/driver.py) or far (peer/driver.py); callers cannot tell.
@@ -36,12 +41,14 @@ class Leader(Protocol):
     async def open(self, request: Open, channel: str) -> Opened:
         """Admit a publisher. `channel` names the connection it came by (unique per process): batches, `close` and the
         single-session rule of named publishers refer to it. Raises Superseded, Forgotten, AcknowledgedLost,
-        PublisherInUse, TooManyPublishers, NotCurrent (also when `lost` is set meanwhile)."""
+        PublisherInUse, TooManyPublishers, NotCurrent (also when `lost` is set meanwhile), InvalidName (a reserved id),
+        BadMessage (an incarnation that this log never gave). Earlier channels of the same session and publisher, and
+        what was opened over this one, are replaced: answers that they have not had yet are dropped."""
 
     async def publish(self, channel: str, batch: Batch, answered: Answered) -> None:
         """Take a batch. Returns as soon as there is room for it in the leader's queue (that is the back-pressure);
-        `answered` is called later, once, synchronously, with its number, in the order of the publishes of one channel;
-        never after `lost` is set. Raises NotCurrent."""
+        `answered` is called once, synchronously, with its number, in the order of the publishes of one channel; where
+        the answer is known at once, before this returns; never after `lost` is set. Raises NotCurrent."""
 
     def close(self, channel: str) -> None:
         """The publisher's connection ended; batches taken are still appended, their answers dropped."""

@@ -1,0 +1,169 @@
+"""What a leader knows of each publisher: its runs of numbers, and where recent batches landed (pure).
+
+Everything here comes from the log or from appends that the log confirmed, except `expected` and `pending`, which also
+hold what was accepted and is not durable yet; a refused append takes them back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from changefeed.batch import Batch, Entry
+from changefeed.wire.changes import split
+from changefeed.wire.messages import Answer
+
+if TYPE_CHECKING:
+    from changefeed.log import PublisherState
+
+#: Landed batches kept in memory per publisher: four times what it may have in flight. Older ones are in the log.
+RECENT_MAX: Final = 64
+#: Publishers without a connection whose state is kept in memory, so that a retry after a reconnect needs no reading.
+IDLE_MAX: Final = 1024
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One publish as it came: it gets one answer, in the order of its channel."""
+
+    channel: Channel
+    ticket: Any
+    batch: Batch
+    size: int
+    answer: Answer | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Accepted:
+    """A batch that waits for its append or is in flight.
+
+    requests: who asked for it, each with the offset of its batch in this one; the first one is why it was accepted,
+    the others are retries that wait for the same append. settled: it is durable, or will never be.
+    """
+
+    batch: Batch
+    run: Run
+    requests: list[tuple[Request, int]]
+    settled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """Numbers of one (publisher, incarnation).
+
+    stored: the last durable number. expected: the last number including what is pending: a batch that goes on after it
+    is accepted. pending: by first number, in order. recent: first number -> (first seq, digest) of batches that this
+    term stored.
+    """
+
+    known: Known
+    incarnation: int
+    stored: int
+    expected: int
+    pending: dict[int, Accepted] = field(default_factory=dict)
+    recent: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+
+    def landed(self, number: int, seq: int, digest: bytes) -> None:
+        self.recent[number] = (seq, digest)
+        if len(self.recent) > RECENT_MAX:
+            del self.recent[next(iter(self.recent))]
+
+    def pending_with(self, number: int) -> Accepted | None:
+        """The pending batch that contains a number."""
+        found = self.pending.get(number)
+        if found is None:
+            for accepted in self.pending.values():
+                if accepted.batch.number <= number <= accepted.batch.last_number:
+                    return accepted
+        return found
+
+    def last_pending(self) -> Accepted | None:
+        return next(reversed(self.pending.values()), None)
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """A publisher id. run: its newest incarnation (None: not read from the log yet, or the log knows none).
+
+    old: older incarnations with batches that are still pending. channels: its open connections. openings: how many
+    are being opened; while there is one, the state stays in memory, so that what was read cannot grow stale unseen.
+    """
+
+    publisher: str
+    named: bool = False
+    run: Run | None = None
+    old: dict[int, Run] = field(default_factory=dict)
+    channels: set[Channel] = field(default_factory=set)
+    openings: int = 0
+
+    def run_of(self, incarnation: int | None) -> Run | None:
+        """The run of an incarnation (None: the newest), as far as it is in memory."""
+        if self.run is not None and incarnation in (None, self.run.incarnation):
+            return self.run
+        return None if incarnation is None else self.old.get(incarnation)
+
+    def learn(self, state: PublisherState) -> Run:
+        """Take in what the log said; a newer incarnation supersedes. Returns the run that `state` speaks of.
+
+        Of an incarnation that is known already, memory is right: only this leader appends, and what was read may be
+        older than its last append.
+        """
+        if self.run is not None and state.incarnation == self.run.incarnation:
+            return self.run
+        run = Run(self, state.incarnation, state.last_number, state.last_number)
+        if self.run is None or state.incarnation > self.run.incarnation:
+            if self.run is not None and self.run.pending:
+                self.old[self.run.incarnation] = self.run
+            self.run = run
+            self.named = state.named
+        return run
+
+    def in_use(self, session: str) -> bool:
+        """Whether another session of this publisher lives."""
+        return any(channel.session != session for channel in self.channels)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.openings or self.channels or self.old or (self.run is not None and self.run.pending))
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """A connection by which a publisher's batches come. queue: its unanswered requests, in order."""
+
+    name: str
+    session: str
+    run: Run
+    queue: deque[Request] = field(default_factory=deque)
+    closed: bool = False
+
+
+def part_of(stored: Batch | Entry, digest: bytes, batch: Batch) -> int | None:
+    """Where `batch` stands in a batch stored under the same incarnation: how many changes precede it there.
+
+    None unless all its changes are there, byte for byte and in the same groups. A publisher that resends what it kept
+    sends whole batches; a rerun of a file may have cut the same lines elsewhere.
+    """
+    if stored.number == batch.number and digest == batch.digest:
+        return 0
+    offset = batch.number - stored.number
+    if offset < 0 or batch.count > stored.count - offset:
+        return None
+    first = _group_at(stored.sizes, offset)
+    if first is None or stored.sizes[first : first + len(batch.sizes)] != batch.sizes:
+        return None
+    changes = split(stored.payload)[offset : offset + batch.count]
+    return offset if b"".join(changes) == batch.payload else None
+
+
+def _group_at(sizes: Sequence[int], offset: int) -> int | None:
+    """The index of the group that begins after `offset` changes."""
+    for index, size in enumerate(sizes):
+        if offset == 0:
+            return index
+        offset -= size
+        if offset < 0:
+            return None
+    return None

@@ -1,0 +1,540 @@
+"""One leader's term: what is accepted, what an append holds, and which answers may leave after it (pure).
+
+A batch is judged when it comes: it goes on where its publisher's numbers end -> it waits for the next append; its
+numbers are known -> it gets the receipt that it had (after the append that is under way, if it is in that); anything
+else is refused, but *finally* only after a look into the log that began after the batch came and found this term's
+fence. At most one append is under way; what waits meanwhile goes into the next. Durable, then answers, then visible.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from changefeed.batch import ENTRY_OVERHEAD, Batch, Entry, Tail, chain
+from changefeed.change import Position
+from changefeed.errors import (
+    AcknowledgedLost,
+    BadMessage,
+    ChangefeedError,
+    InvalidName,
+    LogError,
+    LogFull,
+    LogUnavailable,
+    NotCurrent,
+    PublisherInUse,
+)
+from changefeed.leader import refusals
+from changefeed.leader.book import IDLE_MAX, Accepted, Channel, Known, Request, Run, part_of
+from changefeed.leader.effects import (
+    Admit,
+    Append,
+    Deny,
+    Effect,
+    End,
+    Facts,
+    Give,
+    Hold,
+    LookUp,
+    Reply,
+    Step,
+    Visible,
+)
+from changefeed.wire.messages import Answer, Open
+
+if TYPE_CHECKING:
+    from changefeed.log import Look, PublisherState
+
+#: Entries that the log itself moves in from an application's database bear this publisher id.
+OUTBOX: Final = "outbox"
+#: Between two tries of an append that the log could not take; doubles up to the second.
+RETRY_S: Final = 0.05
+RETRY_MAX_S: Final = 1.0
+
+
+class Sequencer:
+    """One term. `look` is the one that fencing returned. Methods return effects in the order of their performance."""
+
+    def __init__(self, look: Look, epoch: int, term: str, *, append_bytes_max: int, queue_bytes_max: int) -> None:
+        self.epoch = epoch
+        self.term = term
+        self.lineage = look.lineage
+        self.tail = look.tail
+        self.ended: str | None = None
+        self.finishing = False
+        self.queue_bytes = 0
+        self.repeated = 0
+        self.refused = 0
+        self._append_bytes_max = append_bytes_max
+        self._queue_bytes_max = queue_bytes_max
+        self._known: dict[str, Known] = {}
+        self._idle: dict[str, None] = {}
+        self._channels: dict[str, Channel] = {}
+        self._openings: dict[int, _Opening] = {}
+        self._looking: dict[int, Request] = {}
+        self._held: list[Request] = []
+        self._waiting: deque[Accepted] = deque()
+        self._flight: _Flight | None = None
+        self._token = 0
+
+    # ---- what the driver and status ask
+
+    def room(self, size: int) -> bool:
+        """Whether a batch of so many bytes may be brought now. A batch above the whole bound comes alone."""
+        return self.queue_bytes == 0 or self.queue_bytes + size <= self._queue_bytes_max
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, is in flight or is being looked up: all that was brought is answered."""
+        return not (self._waiting or self._flight or self._looking or self._held)
+
+    @property
+    def channels(self) -> int:
+        return len(self._channels)
+
+    @property
+    def publishers(self) -> int:
+        return len(self._known)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    # ---- the term's end
+
+    def finish(self) -> None:
+        """Take no more; what was taken is still appended and answered."""
+        self.finishing = True
+
+    def end(self, why: str) -> list[Effect]:
+        """Over, at once: nothing more is answered."""
+        if self.ended is not None:
+            return []
+        self.ended = why
+        self.queue_bytes = 0
+        self._channels.clear()
+        self._looking.clear()
+        self._held.clear()
+        self._waiting.clear()
+        self._flight = None
+        return [End(why)]
+
+    def failed(self, error: ChangefeedError) -> list[Effect]:
+        """A call of the log, other than an append or a look-up, failed: some errors end the term."""
+        why = refusals.ends_term(error)
+        return [] if why is None else self.end(why)
+
+    # ---- opening a publisher
+
+    def open(self, request: Open, channel: str) -> Step:
+        """A publisher wants to publish over `channel`. Earlier channels of its session are replaced, also this one:
+        what they brought is still appended, their answers are dropped."""
+        self.close(channel)
+        if request.publisher == OUTBOX:
+            return Deny(InvalidName(f"the publisher id {OUTBOX!r} is reserved; choose another one"))
+        if self.ended is not None or self.finishing:
+            return Deny(NotCurrent("this leader's term has ended or is ending; ask again"))
+        known = self._known.setdefault(request.publisher, Known(request.publisher))
+        self._idle.pop(request.publisher, None)
+        known.openings += 1
+        for other in [c for c in known.channels if c.session == request.session]:
+            self.close(other.name)
+        self._token += 1
+        opening = self._openings[self._token] = _Opening(self._token, request, channel, known)
+        return self._prepare(opening)
+
+    def resume(self, token: int) -> Step:
+        """After Hold, once an append was settled."""
+        opening = self._openings[token]
+        if self.ended is not None:
+            return self._deny(opening, NotCurrent("this leader's term has ended; ask again"))
+        barrier = opening.barrier
+        if barrier is not None and not barrier.settled:
+            return Hold(token)
+        return self._look_up_opening(opening)
+
+    def open_found(self, token: int, facts: Facts) -> Step:
+        """What the log said for an opening."""
+        opening = self._openings[token]
+        request, known = opening.request, opening.known
+        if not self._ours(facts.look):
+            return self._deny(opening, NotCurrent("another leader has taken over; ask again"))
+        if known.run is None and facts.state is not None:
+            known.learn(facts.state)
+        lost = refusals.lost_receipt(request, facts.look)
+        if lost is not None:
+            if request.incarnation is not None and not facts.asked.last:
+                return self._prepare(opening, last=True)
+            newest = known.run.stored if request.incarnation is None and known.run is not None else None
+            return self._deny(opening, AcknowledgedLost(lost, facts.last or newest or 0))
+        if self.ended is not None:
+            return self._deny(opening, NotCurrent("this leader's term has ended; ask again"))
+        if request.incarnation is None:
+            return self._in_use(opening) or Give(token, request.publisher, request.named)
+        if known.run is not None and request.incarnation == known.run.incarnation:
+            return self._in_use(opening) or self._admit(opening, known.run)
+        if known.run is not None and request.incarnation < known.run.incarnation:
+            if not facts.asked.last:
+                return self._prepare(opening, last=True)
+            return self._deny(opening, refusals.superseded(request.publisher, request.incarnation, facts.last))
+        return self._deny(opening, refusals.unknown_incarnation(request.publisher, request.incarnation, facts.look))
+
+    def open_given(self, token: int, state: PublisherState) -> Step:
+        """The log gave (or kept) the incarnation that Give asked for."""
+        opening = self._openings[token]
+        run = opening.known.learn(state)
+        return self._in_use(opening) or self._admit(opening, run)
+
+    def open_failed(self, token: int, error: ChangefeedError) -> Step:
+        """The log could not be asked, or gave no incarnation."""
+        opening = self._openings[token]
+        self.failed(error)
+        if isinstance(error, LogError):
+            error = NotCurrent(f"the log could not be asked ({error}); ask again")
+        return self._deny(opening, error)
+
+    def open_abandoned(self, token: int) -> None:
+        """Whoever opened does not wait any more. Harmless after Admit and Deny."""
+        opening = self._openings.pop(token, None)
+        if opening is not None:
+            opening.known.openings -= 1
+            self._release(opening.known)
+
+    def close(self, channel: str) -> None:
+        """The connection ended: what it brought is still appended, its answers are dropped."""
+        found = self._channels.pop(channel, None)
+        if found is not None:
+            found.closed = True
+            found.queue.clear()
+            found.run.known.channels.discard(found)
+            self._release(found.run.known)
+
+    def _prepare(self, opening: _Opening, *, last: bool = False) -> Step:
+        """Let what is pending of this publisher settle first: then the last number that the log tells is final."""
+        opening.last = last
+        run = opening.known.run_of(opening.request.incarnation)
+        opening.barrier = None if run is None else run.last_pending()
+        return self._look_up_opening(opening) if opening.barrier is None else Hold(opening.token)
+
+    def _look_up_opening(self, opening: _Opening) -> LookUp:
+        request = opening.request
+        unknown = opening.known.run is None
+        return LookUp(opening.token, request.publisher, request.incarnation or 0, state=unknown, last=opening.last)
+
+    def _in_use(self, opening: _Opening) -> Deny | None:
+        """A named publisher has one living session."""
+        request, known = opening.request, opening.known
+        if not (request.named or known.named) or not known.in_use(request.session):
+            return None
+        message = f"publisher {request.publisher!r} is in use by another process; stop that one or choose another name"
+        return self._deny(opening, PublisherInUse(message))
+
+    def _admit(self, opening: _Opening, run: Run) -> Step:
+        if self.finishing or self.ended is not None:
+            return self._deny(opening, NotCurrent("this leader's term has ended or is ending; ask again"))
+        # Another opening over this channel may have been answered while this one asked the log.
+        self.close(opening.channel)
+        channel = Channel(opening.channel, opening.request.session, run)
+        self._channels[opening.channel] = channel
+        run.known.channels.add(channel)
+        self.open_abandoned(opening.token)
+        return Admit(run.incarnation, run.stored)
+
+    def _deny(self, opening: _Opening, error: ChangefeedError) -> Deny:
+        self.open_abandoned(opening.token)
+        return Deny(error)
+
+    def _release(self, known: Known) -> None:
+        """Keep a publisher that nobody uses for a while, if the log knows it; forget the one idle for longest."""
+        if known.busy or self.ended is not None:
+            return
+        if known.run is None:
+            self._known.pop(known.publisher, None)
+            return
+        self._idle[known.publisher] = None
+        if len(self._idle) > IDLE_MAX:
+            eldest = next(iter(self._idle))
+            del self._idle[eldest], self._known[eldest]
+
+    # ---- batches
+
+    def publish(self, channel: str, ticket: Any, batch: Batch) -> list[Effect]:
+        """A batch has come over an opened channel."""
+        effects: list[Effect] = []
+        found = self._channels.get(channel)
+        if found is None:
+            error = NotCurrent("this connection has no open publisher at this leader; open it again")
+            return [Reply(ticket, refusals.refusal(batch, error))]
+        request = Request(found, ticket, batch, len(batch.payload) + ENTRY_OVERHEAD)
+        self.queue_bytes += request.size
+        found.queue.append(request)
+        problem = refusals.malformed(batch, found.run)
+        if problem:
+            self._refuse(request, BadMessage(problem), effects)
+        else:
+            self._judge(request, None, effects)
+        return effects
+
+    def found(self, token: int, facts: Facts) -> list[Effect]:
+        """What the log said to a LookUp of a batch."""
+        request = self._looking.pop(token, None)
+        if request is None:
+            return []
+        if not self._ours(facts.look):
+            return self.end("fenced")
+        effects: list[Effect] = []
+        self._judge(request, facts, effects)
+        return effects
+
+    def not_found(self, token: int, error: ChangefeedError) -> list[Effect]:
+        """The log could not be asked."""
+        request = self._looking.pop(token, None)
+        if request is None:
+            return []
+        effects = self.failed(error)
+        if not effects:
+            self._refuse(request, NotCurrent(f"the log could not be asked ({error}); send it again"), effects)
+        return effects
+
+    def _judge(self, request: Request, facts: Facts | None, effects: list[Effect]) -> None:
+        """facts: what a look-up for this request found; without one, nothing is refused for good."""
+        batch, run = request.batch, request.channel.run
+        if request.channel.closed:
+            self._drop(request)
+        elif run is not run.known.run:
+            self._judge_superseded(request, facts, effects)
+        elif batch.number <= run.expected:
+            self._judge_known(request, facts, effects)
+        elif batch.after == run.expected:
+            run.pending[batch.number] = accepted = Accepted(batch, run, [(request, 0)])
+            run.expected = batch.last_number
+            self._waiting.append(accepted)
+            # Hashed now, while another append is under way, rather than between two appends.
+            _ = batch.digest
+        elif facts is None:
+            self._look_up(request, effects)
+        else:
+            self._refuse(request, refusals.gap(batch, run.expected), effects)
+
+    def _judge_superseded(self, request: Request, facts: Facts | None, effects: list[Effect]) -> None:
+        run = request.channel.run
+        if run.pending:
+            # The last number stored of the old incarnation is final only when these are settled.
+            self._held.append(request)
+        elif facts is None or not facts.asked.last:
+            self._look_up(request, effects, last=True)
+        else:
+            error = refusals.superseded(run.known.publisher, run.incarnation, facts.last)
+            self._refuse(request, error, effects)
+
+    def _judge_known(self, request: Request, facts: Facts | None, effects: list[Effect]) -> None:
+        """A number at or below the last one: the same bytes get the receipt that they have or will have."""
+        batch, run = request.batch, request.channel.run
+        if batch.number > run.stored:
+            accepted = run.pending_with(batch.number)
+            offset = None if accepted is None else part_of(accepted.batch, accepted.batch.digest, batch)
+            if accepted is not None and offset is not None:
+                accepted.requests.append((request, offset))
+            elif facts is None:
+                self._look_up(request, effects)
+            else:
+                self._refuse(request, refusals.reused(batch), effects)
+            return
+        landed = run.recent.get(batch.number)
+        if landed is not None and landed[1] == batch.digest:
+            self._store(request, Position(self.lineage, self.epoch, self.term, landed[0]), True, effects)
+        elif facts is None or not facts.asked.number:
+            self._look_up(request, effects, number=batch.number)
+        elif facts.entry is not None:
+            entry = facts.entry
+            offset = part_of(entry, entry.batch_digest, batch)
+            if offset is None:
+                self._refuse(request, refusals.reused(batch), effects)
+            else:
+                position = Position(self.lineage, entry.epoch, entry.term, entry.seq + offset)
+                self._store(request, position, True, effects)
+        elif facts.before is not None or facts.look.floor.seq == 0:
+            # What comes after an entry that is still held has not been trimmed: the number was skipped.
+            self._refuse(request, refusals.reused(batch), effects)
+        else:
+            self._refuse(request, refusals.trimmed(batch), effects)
+
+    def _look_up(self, request: Request, effects: list[Effect], *, last: bool = False, number: int = 0) -> None:
+        self._token += 1
+        self._looking[self._token] = request
+        batch = request.batch
+        after = batch.after if number else 0
+        effects.append(LookUp(self._token, batch.publisher, batch.incarnation, last=last, number=number, after=after))
+
+    # ---- appends
+
+    def next_append(self, wall_ms: int) -> Append | None:
+        """What to append now: the same again if the log could not take it, else all that waits, up to the bound."""
+        flight = self._flight
+        if flight is not None:
+            delay_s = min(RETRY_S * 2 ** min(flight.tries, 10), RETRY_MAX_S)
+            return Append(self.tail.seq, flight.entries, flight.tries, delay_s)
+        if not self._waiting:
+            return None
+        accepted: list[Accepted] = []
+        entries: list[Entry] = []
+        time = max(self.tail.time, wall_ms)
+        seq, digest, size = self.tail.seq, self.tail.digest, 0
+        while self._waiting:
+            batch = self._waiting[0].batch
+            size += len(batch.payload) + ENTRY_OVERHEAD
+            if entries and size > self._append_bytes_max:
+                break
+            accepted.append(self._waiting.popleft())
+            entry = self._stamp(batch, seq + 1, time, digest)
+            entries.append(entry)
+            seq, digest = entry.last_seq, entry.digest
+        self._flight = flight = _Flight(accepted, tuple(entries))
+        return Append(self.tail.seq, flight.entries)
+
+    def appended(self) -> list[Effect]:
+        """The append is durable: answers, then visible."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return []
+        effects: list[Effect] = []
+        last = flight.entries[-1]
+        self.tail = Tail(last.last_seq, self.epoch, self.term, last.digest, last.time)
+        for accepted, entry in zip(flight.accepted, flight.entries, strict=True):
+            run, batch = accepted.run, accepted.batch
+            accepted.settled = True
+            del run.pending[batch.number]
+            run.stored = batch.last_number
+            run.landed(batch.number, entry.seq, entry.batch_digest)
+            again = False
+            for request, offset in accepted.requests:
+                position = Position(self.lineage, self.epoch, self.term, entry.seq + offset)
+                self._store(request, position, again, effects)
+                again = True
+            self._settled(run)
+        effects.append(Visible(flight.entries))
+        self._judge_held(effects)
+        return effects
+
+    def append_failed(self, error: ChangefeedError) -> list[Effect]:
+        """The append was not taken (then go on as the error says), or nobody knows (then the term ends)."""
+        flight = self._flight
+        if flight is None:
+            return []
+        if isinstance(error, LogUnavailable):
+            flight.tries += 1
+            return []
+        if isinstance(error, LogFull):
+            return self._roll_back(flight, error)
+        return self.end(refusals.ends_term(error) or error.code)
+
+    def _stamp(self, batch: Batch, seq: int, time: int, previous: bytes) -> Entry:
+        entry = Entry(
+            self.epoch,
+            self.term,
+            seq,
+            time,
+            batch.publisher,
+            batch.incarnation,
+            batch.after,
+            batch.number,
+            batch.sizes,
+            batch.payload,
+            batch.digest,
+        )
+        # The digest is over the stamp: filling it in is cheaper than building the frozen entry twice.
+        object.__setattr__(entry, "digest", chain(previous, self.lineage, entry))
+        return entry
+
+    def _roll_back(self, flight: _Flight, error: LogFull) -> list[Effect]:
+        """Nothing of the append is stored: its batches are refused, and what waited to follow them has a gap."""
+        effects: list[Effect] = []
+        self._flight = None
+        runs = dict.fromkeys(accepted.run for accepted in flight.accepted)
+        orphans: list[Accepted] = []
+        for accepted in flight.accepted:
+            accepted.settled = True
+        for run in runs:
+            orphans += [accepted for accepted in run.pending.values() if not accepted.settled]
+            run.pending.clear()
+            run.expected = run.stored
+        for accepted in orphans:
+            accepted.settled = True
+        self._waiting = deque(accepted for accepted in self._waiting if not accepted.settled)
+        for accepted in flight.accepted:
+            for request, _ in accepted.requests:
+                self._refuse(request, error, effects)
+        for accepted in orphans:
+            for request, _ in accepted.requests:
+                self._judge(request, None, effects)
+        for run in runs:
+            self._settled(run)
+        self._judge_held(effects)
+        return effects
+
+    def _settled(self, run: Run) -> None:
+        """Something pending of this run is settled."""
+        known = run.known
+        if not run.pending:
+            known.old.pop(run.incarnation, None)
+            if not known.channels:
+                self._release(known)
+
+    def _judge_held(self, effects: list[Effect]) -> None:
+        if self._held:
+            held, self._held = self._held, []
+            for request in held:
+                self._judge(request, None, effects)
+
+    # ---- answers
+
+    def _store(self, request: Request, first: Position, again: bool, effects: list[Effect]) -> None:
+        self.repeated += again
+        batch = request.batch
+        self._answer(request, Answer(batch.number, batch.count, first, again), effects)
+
+    def _refuse(self, request: Request, error: ChangefeedError, effects: list[Effect]) -> None:
+        self.refused += 1
+        self._answer(request, refusals.refusal(request.batch, error), effects)
+
+    def _answer(self, request: Request, answer: Answer, effects: list[Effect]) -> None:
+        """Answers of one channel leave in the order in which its batches came."""
+        request.answer = answer
+        self._drop(request)
+        queue = request.channel.queue
+        while queue and queue[0].answer is not None:
+            first = queue.popleft()
+            assert first.answer is not None
+            effects.append(Reply(first.ticket, first.answer))
+
+    def _drop(self, request: Request) -> None:
+        self.queue_bytes -= request.size
+
+    def _ours(self, look: Look) -> bool:
+        """Whether a look found this term's fence; if not, the term is over."""
+        if (look.fence.epoch, look.fence.term, look.lineage) == (self.epoch, self.term, self.lineage):
+            return True
+        self.end("fenced")
+        return False
+
+
+class _Opening:
+    """An Open that is being answered. barrier: a pending batch that must be settled first."""
+
+    def __init__(self, token: int, request: Open, channel: str, known: Known) -> None:
+        self.token = token
+        self.request = request
+        self.channel = channel
+        self.known = known
+        self.last = False
+        self.barrier: Accepted | None = None
+
+
+class _Flight:
+    """The append under way."""
+
+    def __init__(self, accepted: Sequence[Accepted], entries: tuple[Entry, ...]) -> None:
+        self.accepted = accepted
+        self.entries = entries
+        self.tries = 0
