@@ -8,7 +8,7 @@ the durable entries for its window. `Link` tells the election what it sees; a fa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import trio
@@ -22,7 +22,6 @@ from changefeed.errors import (
     ConnectionRefused,
     NotCurrent,
     UnsupportedProtocol,
-    by_code,
 )
 from changefeed.leader import Answered, Leader
 from changefeed.log import FeedLog
@@ -48,6 +47,7 @@ from changefeed.signal import Changed
 from changefeed.transport import Connection, Network
 from changefeed.wire import PEER
 from changefeed.wire.codec import decode, encode
+from changefeed.wire.faults import error_of, fault_of
 from changefeed.wire.messages import (
     Answer,
     AnyMessage,
@@ -109,23 +109,6 @@ class Node(Protocol):
     def near_leader(self) -> Leader | None: ...
     def far_leader(self, leader: Leader | None) -> None: ...
     def foreign_log(self, why: str) -> None: ...
-
-
-def fault_of(error: ChangefeedError) -> Fault:
-    return Fault(error.code, str(error), error.retryable, error.details())
-
-
-def error_of(fault: Fault) -> ChangefeedError:
-    """The typed error that a Fault stands for, with the details that its class knows."""
-    from changefeed.errors import AcknowledgedLost, Superseded  # noqa: PLC0415
-
-    cls = by_code(fault.code)
-    number = fault.details.get("last_number")
-    if cls is Superseded:
-        return Superseded(fault.message, number)
-    if cls is AcknowledgedLost:
-        return AcknowledgedLost(fault.message, number or 0)
-    return cls(fault.message)
 
 
 class FarLeader:
@@ -497,4 +480,3 @@ async def ask_peer(network: Network, url: str, feed: str, process: str, settings
     return answer if isinstance(answer, Said) else None
 
 
-PeerServer = Callable[[Connection, PeerHello], None]
