@@ -1,7 +1,7 @@
 """One instance's part in one feed: wires election, term, link, window and sessions; decides nothing by itself.
 
-    coordinator --> Elector --start_term--> Term (near leader) --visible--> Window --> sessions, peers
-                            --follow------> Link (far leader)  --visible--> Window --> sessions
+coordinator --> Elector --start_term--> Term (near leader) --visible--> Window --> sessions, peers
+                        --follow------> Link (far leader)  --visible--> Window --> sessions
 """
 
 from __future__ import annotations

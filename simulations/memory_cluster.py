@@ -49,7 +49,17 @@ class Step:
     lasts: float
 
 
-KINDS = ("kill", "kill-leader", "cut", "expire", "quorum", "delete-record", "unknown-append", "log-outage", "drop-links")
+KINDS = (
+    "kill",
+    "kill-leader",
+    "cut",
+    "expire",
+    "quorum",
+    "delete-record",
+    "unknown-append",
+    "log-outage",
+    "drop-links",
+)
 
 
 def draw_plan(chance: random.Random) -> list[Step]:
@@ -76,7 +86,10 @@ class Cluster:
         self.network.delay = lambda source, target: 0.0002 + 0.002 * delays.random() ** 3
         waits = random.Random(f"{self.seed}-zk")
         self.coordination = MemoryCoordination(
-            SeededEntropy(f"{self.seed}-coordination"), session_s=4.0, answer_s=0.5, latency=lambda: 0.003 * waits.random()
+            SeededEntropy(f"{self.seed}-coordination"),
+            session_s=4.0,
+            answer_s=0.5,
+            latency=lambda: 0.003 * waits.random(),
         )
         self.faults: dict[str, Faults] = {}
         self.scopes: dict[str, trio.CancelScope] = {}
@@ -290,7 +303,9 @@ async def run_cluster(cluster: Cluster, plan: list[Step]) -> list[str]:
     return problems + check(cluster, written, seen)
 
 
-def check(cluster: Cluster, written: dict[str, Written], seen: dict[str, list[tuple[int, str, int, bool]]]) -> list[str]:
+def check(
+    cluster: Cluster, written: dict[str, Written], seen: dict[str, list[tuple[int, str, int, bool]]]
+) -> list[str]:
     from changefeed.wire.changes import decode_change, split
 
     log: list[tuple[int, str]] = []
@@ -320,7 +335,9 @@ def check(cluster: Cluster, written: dict[str, Written], seen: dict[str, list[tu
         if got != log[: len(got)]:
             wrong = next((n for n, pair in enumerate(got) if n >= len(log) or pair != log[n]), len(log))
             problems.append(f"{who}: event {wrong} is {got[wrong : wrong + 2]}, the log has {log[wrong : wrong + 2]}")
-    cluster.note("end", log=len(log), acknowledged=sum(seqs is not None for one in written.values() for _, seqs in one.groups))
+    cluster.note(
+        "end", log=len(log), acknowledged=sum(seqs is not None for one in written.values() for _, seqs in one.groups)
+    )
     return problems
 
 

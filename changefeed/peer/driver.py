@@ -478,5 +478,3 @@ async def ask_peer(network: Network, url: str, feed: str, process: str, settings
     except (ChangefeedError, trio.TooSlowError):
         return None
     return answer if isinstance(answer, Said) else None
-
-

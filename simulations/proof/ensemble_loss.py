@@ -61,7 +61,10 @@ def lost_and_wiped() -> Iterator[Row]:
             wait_connected(cluster)
             gap = trio.run(fails_over, "restarted")
             yield Row(
-                "ensemble restarted: a kill of the leader fails over", f"{gap * 1000:.0f} ms", "15 s (the slow path)", gap <= 15
+                "ensemble restarted: a kill of the leader fails over",
+                f"{gap * 1000:.0f} ms",
+                "15 s (the slow path)",
+                gap <= 15,
             )
             cluster.wait_ready()
 
@@ -80,7 +83,9 @@ def lost_and_wiped() -> Iterator[Row]:
             cluster.wait_ready()
             wrong = audit(trio.run(whole_feed, FEED, cluster.servers), loads)
             total = sum(len(load.receipts) for _, load in loads)
-            yield Row("audit of all that was acknowledged meanwhile", wrong or f"{total}, each there once", "clean", not wrong)
+            yield Row(
+                "audit of all that was acknowledged meanwhile", wrong or f"{total}, each there once", "clean", not wrong
+            )
 
 
 def wait_connected(cluster: ServeCluster, timeout_s: float = 60.0) -> None:

@@ -19,7 +19,7 @@ KILLS, FREEZES = 20, 10
 
 
 def audit(events: list[tuple[int, str]], loads: list[tuple[str, Load]]) -> str:
-    """"" if the feed holds every acknowledged change once, at its receipt's seq, in order; else what is wrong."""
+    """ "" if the feed holds every acknowledged change once, at its receipt's seq, in order; else what is wrong."""
     if [seq for seq, _ in events] != list(range(1, len(events) + 1)):
         return "the feed is not dense"
     ids = [id for _, id in events]
@@ -113,7 +113,10 @@ def kills_and_freezes() -> Iterator[Row]:
                     gaps.append(gap)
                     killed += dead
                     loads.append(load)
-                    print(f"  freeze {number + 1}: {gap * 1000:.0f} ms{' (held the lock, killed)' if dead else ''}", flush=True)
+                    print(
+                        f"  freeze {number + 1}: {gap * 1000:.0f} ms{' (held the lock, killed)' if dead else ''}",
+                        flush=True,
+                    )
                 return gaps, killed
 
             gaps, killed = trio.run(run_freezes)

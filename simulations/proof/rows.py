@@ -18,7 +18,9 @@ class Row:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        return f"{'PASS' if self.ok else 'FAIL'}  {self.line}: {self.figure} (limit: {self.limit}) [{self.seconds:.1f} s]"
+        return (
+            f"{'PASS' if self.ok else 'FAIL'}  {self.line}: {self.figure} (limit: {self.limit}) [{self.seconds:.1f} s]"
+        )
 
 
 #: A step yields rows; its name selects it on the command line.
@@ -42,7 +44,9 @@ class Proof:
                 print(timed, flush=True)
         except Exception as error:
             traceback.print_exc()
-            row = Row(name, f"{type(error).__name__}: {error}".splitlines()[0][:200], "runs", False, time.monotonic() - begun)
+            row = Row(
+                name, f"{type(error).__name__}: {error}".splitlines()[0][:200], "runs", False, time.monotonic() - begun
+            )
             self.rows.append(row)
             print(row, flush=True)
 
