@@ -37,28 +37,41 @@ FIRST_FREE_PORT: Final = 40_000
 ABNORMAL: Final = 1006
 
 
+class _Bell:
+    """Wakes everybody who waits at either end of a connection."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
 class _Pipe:
     """One direction. end: how it ended for the reader once the queue is read; broken: ended at once, queue lost."""
 
-    def __init__(self, delay: Callable[[], float] | None) -> None:
+    def __init__(self, bell: _Bell, delay: Callable[[], float] | None) -> None:
         self.queue: deque[tuple[float, Message]] = deque()
         self.bytes = 0
         self.end: tuple[int, str] | None = None
-        self.end_due = float("-inf")
+        self.end_due = float("inf")
         self.broken = False
         self.held = False
         self._delay = delay
         self._due = float("-inf")
-        self._changed = trio.Event()
+        self._bell = bell
 
     def notify(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self._bell.ring()
 
     async def wait(self, deadline: float = float("inf")) -> None:
         """Until something changed, or the deadline."""
         with trio.move_on_at(deadline):
-            await self._changed.wait()
+            await self._bell.wait()
 
     def arrival(self) -> float:
         """When what is sent now arrives; never before what was sent earlier."""
@@ -108,27 +121,14 @@ class MemoryConnection:
         with self._sending:
             try:
                 await trio.lowlevel.checkpoint()
-                while True:
+                self._check_open()
+                while self._outgoing.bytes and self._outgoing.bytes + len(message) > self._buffer_bytes:
+                    await self._outgoing.wait(float("inf") if self._incoming.held else self._incoming.end_due)
                     self._check_open()
-                    if not self._outgoing.bytes or self._outgoing.bytes + len(message) <= self._buffer_bytes:
-                        break
-                    # The reader's taking wakes the outgoing pipe; the peer's closing is seen on the incoming one.
-                    await self._wait_room()
             except trio.Cancelled:
                 self.abort()
                 raise
             self._outgoing.put(message)
-
-    async def _wait_room(self) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def ended() -> None:
-                await self._incoming.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(ended)
-            await self._outgoing.wait()
-            nursery.cancel_scope.cancel()
 
     async def receive(self) -> Message:
         with self._receiving:
@@ -211,7 +211,8 @@ def _pair(
     forth: Callable[[], float] | None,
     back: Callable[[], float] | None,
 ) -> tuple[MemoryConnection, MemoryConnection]:
-    there, here = _Pipe(forth), _Pipe(back)
+    bell = _Bell()
+    there, here = _Pipe(bell, forth), _Pipe(bell, back)
     return (
         MemoryConnection(subprotocol, names[1], here, there, limits[0], buffer_bytes),
         MemoryConnection(subprotocol, names[0], there, here, limits[1], buffer_bytes),

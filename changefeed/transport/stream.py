@@ -22,19 +22,28 @@ class FrameStream(trio.abc.Stream):
     are written one after the other. After `discard()` what arrives is read and thrown away, so that a peer in the
     middle of something too large still takes our close frame instead of a reset."""
 
-    def __init__(self, stream: trio.SocketStream, first: bytes = b"") -> None:
+    def __init__(self, stream: trio.SocketStream, head: bytes = b"", rest: bytes = b"") -> None:
         self.ended = trio.Event()
         self._stream = stream
-        self._first = first
+        # Bytes already read: the head is given back at once; the rest, and what is in the socket, after `release()`.
+        self._head = head
+        self._rest = rest
+        self._released = trio.Event()
+        if not head:
+            self._released.set()
         self._writing = trio.StrictFIFOLock()
         self._discarding = False
         self._sends = 0
         self._bytes = 0
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._first:
-            data, self._first = self._first, b""
+        if self._head:
+            data, self._head = self._head, b""
             await trio.lowlevel.checkpoint()
+            return data
+        await self._released.wait()
+        if self._rest:
+            data, self._rest = self._rest, b""
             return data
         try:
             while True:
@@ -46,6 +55,10 @@ class FrameStream(trio.abc.Stream):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.ended.set()
             raise
+
+    def release(self) -> None:
+        """The handshake is done: the library would lose frames that it is given before."""
+        self._released.set()
 
     def discard(self) -> None:
         self._discarding = True
@@ -64,6 +77,7 @@ class FrameStream(trio.abc.Stream):
     def close(self) -> None:
         """Let go of the socket; the kernel still sends what it has taken. Idempotent."""
         self.ended.set()
+        self._released.set()
         self._stream.socket.close()
 
     def abort(self) -> None:

@@ -272,7 +272,7 @@ class WebsocketListener:
         """Read the head of the request, and go where it leads."""
         with trio.move_on_after(self._settings.handshake_s) as deadline:
             try:
-                data, head = await _read_head(stream)
+                begin, rest, head = await _read_head(stream)
                 if head.upgrades:
                     subprotocol = self._agree(head)
             except BadHead as bad:
@@ -289,7 +289,7 @@ class WebsocketListener:
         if deadline.cancelled_caught:
             logger.debug("%s did not say in %g s what it wants", peer, self._settings.handshake_s)
             return
-        await self._upgrade(FrameStream(stream, data), head, subprotocol, peer, greeted, handle)
+        await self._upgrade(FrameStream(stream, begin, rest), head, subprotocol, peer, greeted, handle)
 
     def _agree(self, head: Head) -> str:
         """The sub-protocol of a websocket handshake. Raises BadHead."""
@@ -322,6 +322,7 @@ class WebsocketListener:
                     receive_buffer_size=RECEIVE_BYTES,
                 )
                 ws = await proposal.accept(subprotocol=subprotocol)
+                stream.release()
             if not deadline.cancelled_caught:
                 connection = WebsocketConnection(ws, stream, subprotocol, peer, self._message_bytes_max, False)
                 connection.greeted = greeted
@@ -336,8 +337,8 @@ def _plain(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return Response(status, f"{message}\n".encode(), "text/plain; charset=utf-8", headers or {})
 
 
-async def _read_head(stream: trio.SocketStream) -> tuple[bytes, Head]:
-    """All bytes read so far, and the head that they begin with. Raises BadHead."""
+async def _read_head(stream: trio.SocketStream) -> tuple[bytes, bytes, Head]:
+    """The bytes of a request's head, those read beyond it, and the head. Raises BadHead."""
     data = b""
     while b"\r\n\r\n" not in data:
         if len(data) > HEAD_BYTES_MAX:
@@ -351,7 +352,7 @@ async def _read_head(stream: trio.SocketStream) -> tuple[bytes, Head]:
     end = data.index(b"\r\n\r\n")
     if end > HEAD_BYTES_MAX:
         raise BadHead(431, f"the request's head is larger than {HEAD_BYTES_MAX} bytes")
-    return data, parse_request(data[:end])
+    return data[: end + 4], data[end + 4 :], parse_request(data[:end])
 
 
 async def _respond_and_go(stream: trio.SocketStream, response: Response, *, body: bool = True) -> None:
