@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from changefeed.errors import BadConfig, ChangefeedError
 from changefeed.settings import DEFAULT_PORT, Settings, parse_duration, parse_size
+from changefeed.transport.urls import parse_url
 
 ENV_PREFIX: Final = "CHANGEFEED_"
 DATA_DIR: Final = "changefeed-data"
@@ -250,22 +251,12 @@ def parse_tunable(text: str) -> tuple[str, float | int]:
 
 
 def parse_servers(text: str) -> tuple[str, ...]:
-    """URLs of instances from a comma-separated list; http:// means the same as ws://. Raises BadConfig."""
-    servers: list[str] = []
-    for part in text.split(","):
-        url = part.strip()
-        if not url:
-            continue
-        scheme, separator, rest = url.partition("://")
-        if not separator:
-            raise BadConfig(f"{url!r} is no URL; write ws://HOST:PORT or http://HOST:PORT")
-        if scheme not in ("ws", "http"):
-            raise BadConfig(f"{url!r}: unknown scheme {scheme!r}{hint(scheme, ('ws', 'http'))}; known: ws, http")
-        if not rest.strip("/"):
-            raise BadConfig(f"{url!r} names no host")
-        servers.append(f"ws://{rest.rstrip('/')}")
+    """URLs of instances from a comma-separated list; each is checked. Raises BadConfig, BadUrl."""
+    servers = [part.strip() for part in text.split(",") if part.strip()]
     if not servers:
         raise BadConfig("no server is named; write ws://HOST:PORT[,ws://HOST:PORT…]")
+    for url in servers:
+        parse_url(url)
     return tuple(dict.fromkeys(servers))
 
 

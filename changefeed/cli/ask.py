@@ -27,7 +27,7 @@ class Told:
 async def ask(network: Network, url: str, timeout_s: float) -> Told:
     """One server's status. Never raises for a server that does not answer or answers nonsense."""
     try:
-        response = await network.get("http" + url.removeprefix("ws") + "/status", timeout_s=timeout_s)
+        response = await network.get(url.rstrip("/") + "/status", timeout_s=timeout_s)
         if response.status != 200:
             return Told(url, error=f"it answers with HTTP status {response.status}")
         status = json.loads(response.body)

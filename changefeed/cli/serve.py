@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from changefeed.cli.command import Command, Positional, Values
 from changefeed.cli.output import Output
 from changefeed.config import DATA_DIR, DEFAULT_COORDINATOR, DEFAULT_LISTEN, DEFAULT_LOG, Option
-from changefeed.instance import Instance, open_instance
+
+if TYPE_CHECKING:
+    from changefeed.instance import Instance
 
 
 async def run(values: Values, output: Output) -> int:
+    from changefeed.instance import open_instance  # everything that an instance needs, only for who is one
+
     stop = trio.Event()
     caught: list[int] = []
     async with trio.open_nursery() as nursery:

@@ -1,0 +1,57 @@
+# What people and CI run. Each target says what it does; nothing is installed outside .venv, except by `make test` and
+# `make proof-core`, which say so first.
+#
+#   make demo              a git history through a cluster whose leader is killed again and again; ends with a verdict
+#   make test              all tests, with a real ZooKeeper ensemble on loopback
+#   make check             format, lint, types, layout and every test that needs no process and no server (< 60 s)
+#   make proof-core        the figures behind the promises; GIT=DIR names a clone to replay
+#   make clean             removes .venv and caches, never your data
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# An empty environment (env -i) is enough.
+export PATH := $(if $(PATH),$(PATH),/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
+export HOME := $(or $(HOME),$(shell getent passwd "$$(id -u)" | cut -d: -f6),/tmp)
+unexport PYTHONPATH PYTHONHOME CHANGEFEED_URL
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test check proof-core clean zookeeper
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+.venv/.core: pyproject.toml .ci/venv
+	@PYTHON="$(PYTHON)" .ci/venv core
+
+.venv/.test: pyproject.toml .ci/venv
+	@PYTHON="$(PYTHON)" .ci/venv test
+
+demo: .venv/.core
+	@$(BIN)/python -m changefeed.cli demo --git . --at-least 2000
+
+test: .venv/.test zookeeper
+	@echo "make test: all tests, among them some that start processes and a ZooKeeper ensemble on loopback"
+	@$(BIN)/python -m pytest -q --durations=5
+
+check: .venv/.test
+	@echo "make check: format, lint, types, layout, and the tests that need no process and no server"
+	@$(BIN)/ruff format --check --quiet . || { echo "make check: 'ruff format .' would change the files above"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m "not zookeeper and not processes"
+
+proof-core: .venv/.test zookeeper
+	@$(BIN)/python simulations/proof_core.py $(if $(GIT),--git "$(GIT)")
+
+zookeeper:
+	@.ci/zookeeper
+
+clean:
+	@echo "make clean: removing .venv and caches"
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,130 @@
+"""Lines for people, JSON into pipes; a pipe that nobody reads any more ends a command quietly."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from changefeed.cli.output import FdSink, Output, error_record, printable, say_error, to_json
+from changefeed.errors import PositionTooOld
+
+
+class ListSink:
+    """Keeps what was written. terminal: what it pretends to be."""
+
+    def __init__(self, terminal: bool = False) -> None:
+        self.terminal = terminal
+        self.data = b""
+
+    def is_terminal(self) -> bool:
+        return self.terminal
+
+    async def write(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.data += data
+
+    async def wait_closed(self) -> None:
+        await trio.sleep_forever()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    yield reading, writing
+    for fd in (reading, writing):
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # the test closed it
+
+
+async def test_people_get_text_and_pipes_get_json() -> None:
+    """A terminal shows the text; a pipe, or --json, gets one object per line."""
+    for terminal, flag, expected in (
+        (True, False, b"text\n"),
+        (True, True, b'{"a": 1}\n'),
+        (False, False, b'{"a": 1}\n'),
+    ):
+        sink = ListSink(terminal)
+        await Output(json=flag, out=sink, err=ListSink()).line({"a": 1}, "text")
+        assert sink.data == expected
+
+
+async def test_remarks_and_progress_stay_out_of_the_results() -> None:
+    """Remarks go to stderr, progress only to a terminal, neither with --json."""
+    out, err = ListSink(), ListSink(terminal=True)
+    output = Output(out=out, err=err)
+    await output.progress("1 of 2")
+    await output.note("half-way")
+    assert out.data == b"" and err.data == b"\r\x1b[K1 of 2\r\x1b[Khalf-way\n"
+
+    quiet = ListSink()
+    output = Output(out=out, err=quiet)
+    await output.progress("1 of 2")
+    assert quiet.data == b""
+
+    output = Output(json=True, out=out, err=err)
+    err.data = b""
+    await output.progress("1 of 2")
+    await output.note("half-way")
+    assert err.data == b""
+
+
+async def test_a_slow_reader_does_not_block_the_loop(pipe: tuple[int, int]) -> None:
+    """While a pipe is full other tasks go on, and what was written arrives whole once it is read."""
+    reading, writing = pipe
+    data = bytes(range(256)) * 4096
+    written = trio.Event()
+
+    async def write() -> None:
+        await FdSink(writing).write(data)
+        written.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not written.is_set()
+        received = b""
+        while len(received) < len(data):
+            received += await trio.to_thread.run_sync(os.read, reading, 65536)
+    assert received == data
+    assert os.get_blocking(writing)
+
+
+async def test_a_closed_pipe_is_noticed(pipe: tuple[int, int]) -> None:
+    """While writing, and also while there is nothing to write."""
+    reading, writing = pipe
+    sink = FdSink(writing)
+    os.close(reading)
+    with pytest.raises(BrokenPipeError):
+        await sink.write(b"x")
+    await sink.wait_closed()
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    """Ids and bodies come from strangers."""
+    assert printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\\n"
+    assert printable("ü ok") == "ü ok"
+
+
+def test_every_value_has_a_json_line() -> None:
+    """Also text with a lone surrogate; letters beyond ASCII stay readable."""
+    assert to_json({"a": "ü"}) == '{"a": "ü"}'
+    assert json.loads(to_json({"a": "\ud800"}).encode())["a"] == "\ud800"
+
+
+def test_errors_are_one_sentence_or_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the error's code, and with what a resumption can start from."""
+    error = PositionTooOld("position p is too old.")
+    say_error(error, json=False)
+    assert capsys.readouterr().err == "changefeed: position p is too old (position-too-old)\n"
+    say_error(error, json=True)
+    assert json.loads(capsys.readouterr().err) == {"error": "position-too-old", "message": "position p is too old."}
+    assert error_record(trio.TooSlowError())["error"] == "timed-out"
+    assert error_record(FileNotFoundError(2, "No such file", "x"))["error"] == "os-error"
+    assert error_record(KeyError("x"))["error"] == "internal"
