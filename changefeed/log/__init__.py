@@ -1,7 +1,8 @@
 """3. The log: durable, fenced, readable. This file is the contract; one conformance suite holds every store to it.
 
-    LogStore   opens feeds of one place (a URL)            memory.py  sqlite.py
-    FeedLog    the log of one feed
+    LogStore   opens feeds of one place (a URL)            memory.py  sqlite.py    urls.py opens them by URL
+    FeedLog    the log of one feed                         verify.py walks one
+    rules.py   what every store holds to (pure)
 
 Stores are passive: they call nobody back. They hold no lock across an await. All methods may be called concurrently
 from tasks of one process, and other processes may use the same place at the same time.
@@ -14,8 +15,11 @@ independent defences. An epoch is fenced at most once, with its term, and fences
 been; the caller ends its term and goes through election, fence and recovery. `LogDamaged`, `LogReplaced`,
 `LogFormatUnknown`: the caller stops serving this feed and does not contend.
 
-**Cancellation.** A cancelled call leaves reads harmless and writes of unknown outcome: `append`, `fence`,
-`open_publisher`, `trim` and `set_settings` run to their end once begun (shielded), then let the cancellation through.
+**Cancellation.** Reads may be cancelled at any time. Writes (`append`, `fence`, `open_publisher`, `trim`,
+`set_settings`) run to their end once begun (shielded) and return their result; the cancellation is delivered at the
+caller's next checkpoint. Cancelled before they began, they have done nothing; `trim` may stop between two of its steps.
+
+A mistake of the caller's code (entries that are not dense, times that decrease) is a ValueError: nothing was written.
 """
 
 from __future__ import annotations
@@ -156,7 +160,9 @@ class FeedLog(Protocol):
 
         No append under another epoch or term can become visible after this returns, not even one in flight. Unless
         `clean`, entries that the dead leader wrote but never synced are made durable before this returns.
-        Raises Fenced (with the fence that stands) if fence.epoch is not above it: nothing changed.
+        Raises Fenced (with the fence that stands) if fence.epoch is not above it: nothing changed. Raises
+        LogUnavailable if the log's lock cannot be had within `log_timeout_s` (its holder may be frozen: the fence row
+        that `look` shows names it), AppendOutcomeUnknown (the fence may stand: go on with a higher epoch).
         """
 
     async def append(self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry]) -> None:
@@ -171,7 +177,9 @@ class FeedLog(Protocol):
         """Give a publisher id its incarnation, committed before this returns.
 
         A named publisher that the log knows keeps its incarnation and last number; any other gets the next number of
-        the feed's counter and last_number 0. Raises Fenced, TooManyPublishers, LogUnavailable, AppendOutcomeUnknown.
+        the feed's counter and last_number 0. Where `publishers_max` are known, some that hold no entry any more are
+        dropped, those opened longest ago first. Raises Fenced, TooManyPublishers, LogUnavailable,
+        AppendOutcomeUnknown.
         """
 
     async def publisher_state(self, publisher: str) -> PublisherState | None: ...
@@ -183,7 +191,8 @@ class FeedLog(Protocol):
         """The entry whose batch contains that number, or None (never stored, or trimmed)."""
 
     async def read(self, after_seq: int, max_bytes: int) -> list[Entry]:
-        """Entries from exactly after_seq + 1 on: at least one, then while their `Entry.bytes` fit; [] at the tail.
+        """Entries from exactly after_seq + 1 on: at least one, then while their `Entry.bytes` fit; [] at (or beyond)
+        the tail: whether a position lies beyond it is for `Look.check`.
 
         after_seq may lie inside an entry: then the first entry returned is the one that holds after_seq + 1.
         Contiguity is checked on the *result*: a hole raises LogDamaged. Raises TrimmedAway if after_seq is below the
@@ -195,8 +204,9 @@ class FeedLog(Protocol):
 
     async def trim(self, epoch: int, term: str, up_to_seq: int) -> int:
         """Drop whole entries with last_seq <= up_to_seq; returns the new floor's seq. The floor row (seq, epoch, term,
-        digest) is written in the same transaction; EpochRecords below the one that covers the floor go, publisher
-        states whose last_seq is trimmed go. Raises Fenced, LogUnavailable, AppendOutcomeUnknown."""
+        digest) is written in the same transaction; EpochRecords below the one that covers the floor go. So does a
+        publisher's state whose last_seq is trimmed, unless it was opened at or after the new floor (a quiet newcomer
+        is not forgotten before a whole retention has passed). A store may do it in steps. Raises Fenced, LogUnavailable, AppendOutcomeUnknown."""
 
     async def settings(self) -> FeedSettings: ...
 
