@@ -128,16 +128,16 @@ def _ends(payload: bytes) -> list[int]:
 def raw_heads(payload: bytes, count: int | None = None) -> list[Head]:
     """All changes of a payload as tuples of 7 whose parts may be of any type; raises BadMessage if it is malformed.
 
-    count: the number of changes where it is known and trusted; saves a pass over the payload.
+    count: their number, from a walk of `ends_of` over the same payload; without it, the walk happens here.
     """
     if count is None:
         count = len(_ends(payload))
+    # The walk for the ends has seen every element that the headers claim, so the decoder's own bounds can be wide.
     try:
         found = msgpack.unpackb(
             b"\xdd" + count.to_bytes(4, "big") + payload,
             use_list=False,
             raw=False,
-            max_array_len=max(count, FIELDS_MAX),
             max_map_len=0,
             max_ext_len=0,
             max_str_len=ID_BYTES_MAX,

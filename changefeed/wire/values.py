@@ -105,7 +105,7 @@ def _careful(value: Any, path: str, room: int) -> Any:
                 raise InvalidChange(f"{path}: the map key {_short(key)} is {type(key).__name__}; keys must be text")
             _check_text(key, path)
         return {str.__str__(key): _careful(value[key], _child(path, key), room - 1) for key in sorted(value)}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not isinstance(value, msgpack.ExtType):
         if not room:
             _too_deep(path)
         return [_careful(item, f"{path}[{index}]", room - 1) for index, item in enumerate(value)]
@@ -182,9 +182,7 @@ def check_values(encodings: Sequence[bytes], maps: bool = False) -> None:
             if tell() != end:
                 raise BadMessage("a body or meta is not exactly one msgpack value")
         head = b"\xdd" + len(encodings).to_bytes(4, "big")
-        values = msgpack.unpackb(
-            head + joined, raw=False, strict_map_key=True, max_ext_len=0, ext_hook=_no_ext, max_array_len=len(joined)
-        )
+        values = msgpack.unpackb(head + joined, raw=False, strict_map_key=True, max_ext_len=0, ext_hook=_no_ext)
     except (ValueError, msgpack.UnpackException) as error:
         raise BadMessage(f"a body or meta is not a msgpack value: {_reason(error)}") from None
     if maps and not all(type(value) is dict for value in values):
@@ -195,7 +193,7 @@ def check_values(encodings: Sequence[bytes], maps: bool = False) -> None:
 def _check_decoded(values: list[Any]) -> None:
     """Types, finite floats, text keys and depth of decoded values, level by level."""
     level: list[Any] = [values]
-    for _ in range(DEPTH_MAX + 2):
+    for _ in range(DEPTH_MAX + 1):
         below: list[Any] = []
         for container in level:
             items: Iterable[Any] = container
