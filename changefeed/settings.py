@@ -40,6 +40,7 @@ class Settings:
     publish_timeout_s: float = setting(10.0, "longer than any failover, shorter than a proxy's cut")
     heartbeat_s: float = setting(10.0, "below common proxies' idle cuts; both ways")
     heartbeat_dead_s: float = setting(25.0, "two heartbeats lost, and a half")
+    bookmark_s: float = setting(1.0, "a subscriber whose filter selects nothing is told at most so often how far it is")
     peer_heartbeat_s: float = setting(0.3, "between instances")
     suspect_after_s: float = setting(
         1.5, "survives a collector's pause; raise to 5 s where virtual machines migrate live"
