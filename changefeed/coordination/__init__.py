@@ -1,7 +1,8 @@
 """Who is here and who should lead. This file is the contract; one conformance suite holds every coordinator to it.
 
     memory.py     tests and simulations              file.py     one machine, several processes
-    zookeeper.py  a fleet; the only kazoo            urls.py     open_coordinator: which of them a URL means
+    zookeeper.py  the only kazoo, seen from trio     zookeeper_recipe.py  a fleet: candidacy, challenge, membership
+    urls.py       open_coordinator: which of them a URL means
     records.py    members and leader records as JSON (pure)
 
 The coordinator makes leadership *live*; the log makes it *safe*. Two leaders at once must be harmless, so nothing

@@ -8,25 +8,23 @@ from typing import Final
 
 from changefeed.errors import BadUrl
 
-NETWORK: Final = frozenset(
-    (
-        "9p",
-        "afs",
-        "beegfs",
-        "ceph",
-        "cifs",
-        "fhgfs",
-        "gfs",
-        "gfs2",
-        "glusterfs",
-        "gpfs",
-        "lustre",
-        "ncpfs",
-        "nfs",
-        "nfs4",
-    )
-    + ("ocfs2", "orangefs", "smb3", "smbfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs")
+_CLUSTER: Final = (
+    "9p",
+    "afs",
+    "beegfs",
+    "ceph",
+    "fhgfs",
+    "gfs",
+    "gfs2",
+    "glusterfs",
+    "gpfs",
+    "lustre",
+    "ocfs2",
+    "orangefs",
 )
+_REMOTE: Final = ("cifs", "ncpfs", "nfs", "nfs4", "smb3", "smbfs")
+_FUSE: Final = ("fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs")
+NETWORK: Final = frozenset((*_CLUSTER, *_REMOTE, *_FUSE))
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 

@@ -11,7 +11,6 @@ process (a shell that waits for our end of a pipe to close) kills them and remov
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
