@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, Final
 
 from changefeed.change import SEQ_MAX, Position
@@ -284,10 +284,15 @@ def _plain(value: Any, room: int) -> None:
 DETAILS: Final = Kind(_read_details, dict, {"type": "object"})
 
 
-class Record:
-    """A frozen dataclass as a map. parts: wire name -> (kind, name of the dataclass's field).
+def _default_of(field: Field[Any]) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
 
-    A part whose field has a default may be absent, and is when it equals the default. Unknown names are ignored.
+
+class Record:
+    """A frozen dataclass as a map. parts: wire name -> kind, or (kind, name of the dataclass's field).
+
+    A part whose field has a default may be absent, and is when it equals the default; so may those in `defaults`.
+    Unknown names are ignored.
     check: called with the finished value; raises Wrong for what parts must be to each other.
     """
 
@@ -296,29 +301,25 @@ class Record:
         cls: type[Any],
         parts: Mapping[str, Kind | tuple[Kind, str]],
         check: Callable[[Any], None] | None = None,
+        *,
+        defaults: Mapping[str, Any] | None = None,
         schema: Schema | None = None,
     ) -> None:
         self.cls = cls
         self.check = check
         self.type: str | None = getattr(cls, "TYPE", None)
-        defaults = {
-            f.name: f.default
-            if f.default is not MISSING
-            else f.default_factory()
-            if callable(f.default_factory)
-            else MISSING
-            for f in fields(cls)
-        }
+        self.filled = dict(defaults or {})
+        known = {f.name: _default_of(f) for f in fields(cls)} | self.filled
         self.parts: list[tuple[str, Kind, str, Any]] = []
         for name, part in parts.items():
             kind, attribute = part if isinstance(part, tuple) else (part, name)
-            self.parts.append((name, kind, attribute, defaults[attribute]))
+            self.parts.append((name, kind, attribute, known[attribute]))
         self.extra_schema = schema or {}
 
     def read(self, value: Any) -> Any:
         if type(value) is not dict:
             raise Wrong(f"must be a map, got {shown(value)}")
-        made: dict[str, Any] = {}
+        made: dict[str, Any] = dict(self.filled)
         for name, kind, attribute, default in self.parts:
             if name in value:
                 try:

@@ -284,6 +284,7 @@ def _run(payload_name: str, payload: Kind) -> Record:
             payload_name: (payload, "payload"),
         },
         _check_run,
+        defaults={"groups": None},
     )
 
 
@@ -416,7 +417,7 @@ def _peer_records(clients: dict[str, Record]) -> dict[str, Record]:
         Record(PeerAnswer, {"channel": _SEQ, "answer": clients["answer"].kind}),
         Record(PeerClose, {"channel": _SEQ}),
         Record(Ask, {"feed": _FEED, "process": _PROCESS}),
-        Record(Said, {"heard_s": optional(number()), "tail": _SEQ}),
+        Record(Said, {"heard_s": optional(number()), "tail": _SEQ, "process": text(0, 64)}),
     ]
     return {record.cls.TYPE: record for record in records} | {"fault": clients["fault"]}
 

@@ -221,9 +221,11 @@ def _no_ext(code: int, data: bytes) -> NoReturn:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or {"OutOfData": "it is incomplete", "StackError": "it is nested too deeply"}.get(
-        type(error).__name__, "it is malformed"
-    )
+    if isinstance(error, msgpack.OutOfData) or "incomplete" in str(error):
+        return "it is incomplete"
+    if isinstance(error, msgpack.StackError):
+        return "it is nested too deeply"
+    return str(error) or "it is malformed"
 
 
 # ---- JSON
