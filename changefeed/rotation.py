@@ -76,6 +76,10 @@ class Rotation:
         self.attempts += 1
         self._welcomed = None
 
+    def at_once(self) -> None:
+        """The next try is not because of a failure: it need not wait."""
+        self.attempts = 0
+
     def welcomed(self, now: float) -> None:
         """The server took us in."""
         self._welcomed = now

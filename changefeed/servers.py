@@ -91,7 +91,7 @@ async def resolve(servers: Sequence[str]) -> tuple[str, ...]:
         from changefeed.coordination.zookeeper import list_members  # kazoo only for those who use it
 
         with trio.move_on_after(MEMBERS_S):
-            found += _valid(await list_members(server))
+            found += _valid([member.url for member in (await list_members(server)).values()])
             continue
         raise Unreachable(f"{server} did not say within {MEMBERS_S:g} s who takes part")
     if not found:
