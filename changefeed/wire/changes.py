@@ -53,19 +53,35 @@ Head = tuple[str, str, str, tuple[str, ...] | None, bytes | None, int | None, by
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
 _NoneType: Final = type(None)
 
+#: (resource, op, fields) that passed Change.check.
+_checked: Final[set[tuple[str, str, tuple[str, ...] | None]]] = set()
+_CHECKED_MAX: Final = 1000
+
 
 def encode_change(change: Change, limit: int) -> bytes:
     """The canonical encoding. Raises InvalidChange, and ChangeTooLarge if it is longer than `limit` bytes."""
-    change.check()
-    body, meta, fields = change.body, change.meta, change.fields
+    body, meta, fields, id, version = change.body, change.meta, change.fields, change.id, change.version
+    try:
+        known = (change.resource, change.op, fields) in _checked
+    except TypeError:  # something in it is no name at all, or fields are a list
+        known = False
+    if not (
+        type(id) is str
+        and 0 < len(id) <= ID_BYTES_MAX
+        and id.isascii()
+        and (version is None or (type(version) is int and 0 <= version < 2**63))
+        and (meta is None or type(meta) is dict)
+        and known
+    ):
+        _check(change)
     encoded: bytes = _pack(
         (
             change.resource,
-            change.id,
+            id,
             change.op,
             None if fields is None else tuple(fields),
             None if body is None else encode_value(body, "body"),
-            change.version,
+            version,
             None if meta is None else encode_value(meta, "meta"),
         )
     )
@@ -75,6 +91,15 @@ def encode_change(change: Change, limit: int) -> bytes:
             f"{limit}: send a smaller body, or a reference to where the whole object can be read"
         )
     return encoded
+
+
+def _check(change: Change) -> None:
+    """Change.check; remembers the names, which are few in any application, so that they are looked at once."""
+    change.check()
+    if change.fields is None or type(change.fields) is tuple:
+        if len(_checked) >= _CHECKED_MAX:
+            _checked.clear()
+        _checked.add((change.resource, change.op, change.fields))
 
 
 def decode_change(data: bytes) -> Change:

@@ -113,6 +113,8 @@ def test_too_large_a_change_names_object_size_and_limit() -> None:
         Change("vm", "a", "update", None, None, None, {1: 2}),  # type: ignore[dict-item]
         Change("vm", "a", "update", None, None, None, [("a", 1)]),  # type: ignore[arg-type]
         Change(1, "a", "update"),  # type: ignore[arg-type]
+        Change(["vm"], "a", "update"),  # type: ignore[arg-type]
+        Change("vm", "a", "update", (["state"],)),  # type: ignore[arg-type]
         Change("vm", b"a", "update"),  # type: ignore[arg-type]
     ],
 )
@@ -121,6 +123,25 @@ def test_wrong_changes_are_refused_before_they_leave(change: Change) -> None:
     with pytest.raises(InvalidChange) as caught:
         encode_change(change, MIB)
     assert 10 < len(str(caught.value)) < 800
+
+
+def test_names_that_were_seen_before_do_not_hide_a_wrong_part() -> None:
+    """The encoder remembers good names; everything else of each change is still looked at."""
+    encode_change(Change("vm", "a", "update", ("state",), None, 1, {}), MIB)
+    for wrong in (
+        Change("vm", "", "update", ("state",)),
+        Change("vm", "x" * 513, "update", ("state",)),
+        Change("vm", "é" * 300, "update", ("state",)),
+        Change("vm", 5, "update", ("state",)),  # type: ignore[arg-type]
+        Change("vm", "a", "update", ("state",), None, True),
+        Change("vm", "a", "update", ("state",), None, 2**63),
+        Change("vm", "a", "update", ("state",), None, None, 5),  # type: ignore[arg-type]
+        Change("vm", "a", "update", ("state",), None, None, {1: 1}),  # type: ignore[dict-item]
+    ):
+        with pytest.raises(InvalidChange):
+            encode_change(wrong, MIB)
+    for index in range(2100):
+        encode_change(Change(f"r{index}", "a", "update"), MIB)
 
 
 @given(st.lists(changes, max_size=5))
