@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from changefeed.errors import ChangefeedError, Unreachable
+from changefeed.servers import resolve
 from changefeed.settings import Settings
 from changefeed.transport import Network
 from changefeed.transport.websocket import WebsocketNetwork
@@ -45,7 +46,8 @@ async def ask_all(
 ) -> list[Told]:
     """The status of every server, and of leaders whom they name and who were not asked yet, in that order.
 
-    Raises Unreachable, which names each server, if none answers.
+    A zk:// server stands for everybody who takes part there. Raises Unreachable, which names each server, if none
+    answers.
     """
     network = network or WebsocketNetwork(settings)
     told: dict[str, Told] = {}
@@ -53,12 +55,13 @@ async def ask_all(
     async def ask_one(url: str) -> None:
         told[url] = await ask(network, url, timeout_s)
 
-    more = list(dict.fromkeys(servers))
+    servers = await resolve(servers)
+    more = list(servers)
     for _ in range(2):
         async with trio.open_nursery() as nursery:
             for url in more:
                 nursery.start_soon(ask_one, url)
-        named = [status.get("leader_url") for answer in told.values() for status in _feeds(answer)]
+        named = [status.get("election", {}).get("url") for answer in told.values() for status in _feeds(answer)]
         more = sorted({url for url in named if url and url not in told})
         servers = [*servers, *more]
     answers = [told[url] for url in dict.fromkeys(servers) if url in told]

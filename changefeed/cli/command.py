@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
-from changefeed.config import DEFAULT_LOG, DEFAULT_SERVER, Option, parse_servers
+from changefeed.config import DEFAULT_LOG, Option
+from changefeed.servers import DEFAULT_SERVER, ENVIRONMENT, parse_servers
 from changefeed.settings import parse_duration
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ COMMON: Final = (JSON, VERBOSE)
 
 SERVER: Final = Option(
     "server",
-    "instances to use: ws://HOST:PORT or http://HOST:PORT, several separated by commas; one is enough",
+    "instances to use, separated by commas: ws://HOST:PORT, or zk://… for all that take part there; one is enough "
+    f"(default {DEFAULT_SERVER})",
     parse=parse_servers,
-    default=parse_servers(DEFAULT_SERVER),
+    default=(DEFAULT_SERVER,),
     metavar="URL[,URL…]",
     short="s",
-    env="CHANGEFEED_URL",
+    env=ENVIRONMENT,
 )
 TIMEOUT: Final = Option(
     "timeout",

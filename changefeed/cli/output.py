@@ -94,6 +94,11 @@ class Output:
         self.live = self.err.is_terminal() and not json
         self._progress_shown = False
 
+    def for_people(self) -> Output:
+        """The same voice for a command that is a show: text also into a pipe, unless --json was given."""
+        self.human = not self.json
+        return self
+
     async def line(self, record: Any, text: str) -> None:
         """One result: the JSON form into a pipe, the text on a terminal. Flushed when it returns."""
         await self.raw((text if self.human else to_json(record)) + "\n")

@@ -70,7 +70,7 @@ def feed_lines(feed: str, status: dict[str, Any], elections: bool) -> list[str]:
     if election.get("log_slow_s"):
         lines.append(f"  log slow since {election['log_slow_s']:.1f} s")
     for subscriber in status.get("subscribers", ()):
-        lines.append("  " + subscriber_line(subscriber, status["seq"]))
+        lines.append("  " + subscriber_line(subscriber))
     if elections:
         for item in status.get("log", {}).get("epochs", []):
             who = f"{item['instance']}  from seq {item['first']}: {item['why']}"
@@ -78,10 +78,15 @@ def feed_lines(feed: str, status: dict[str, Any], elections: bool) -> list[str]:
     return lines
 
 
-def subscriber_line(subscriber: dict[str, Any], head: int) -> str:
-    handled = subscriber.get("handled_seq")
-    lag = "nothing handled yet" if handled is None else f"handled {handled}, {max(0, head - handled)} behind"
-    return f"{printable(str(subscriber.get('name', '?')))} at {subscriber['instance']}: {lag}"
+def subscriber_line(subscriber: dict[str, Any]) -> str:
+    """Who, where, how far behind; of one that left also when and why."""
+    seq, lag = subscriber.get("handled_seq"), subscriber.get("lag")
+    handled = "has told nothing handled" if seq is None else f"handled {seq}"
+    behind = "" if lag is None else f", {lag} behind"
+    line = f"{printable(str(subscriber.get('name', '?')))} at {subscriber['instance']}: {handled}{behind}"
+    if not subscriber.get("connected", True):
+        line += f"; left {clock(subscriber['left'])}: {printable(str(subscriber.get('reason', '')))}"
+    return line
 
 
 def clock(milliseconds: int) -> str:

@@ -66,7 +66,7 @@ class Gauge:
     Nothing is judged by them: the verdict reads records only.
     """
 
-    NAMES = ("sent", "answered", "seq", "done")
+    NAMES = ("sent", "answered", "seq", "epoch")
     _FORM = struct.Struct(f"<{len(NAMES)}q")
 
     def __init__(self, path: Path) -> None:
