@@ -83,7 +83,8 @@ def called_pure(package: Path) -> set[str]:
 def of_a_contract(module: str) -> bool:
     """A contract itself, or a name in it that is not a module beside it."""
     parent, _, name = module.rpartition(".")
-    return module in CONTRACTS or (parent in CONTRACTS and not (ROOT / parent.replace(".", "/") / f"{name}.py").exists())
+    beside = ROOT / parent.replace(".", "/") / f"{name}.py"
+    return module in CONTRACTS or (parent in CONTRACTS and not beside.exists())
 
 
 def pure_modules() -> list[Path]:
