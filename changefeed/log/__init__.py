@@ -168,9 +168,10 @@ class FeedLog(Protocol):
     async def append(self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry]) -> None:
         """Store entries behind `expected_tail`, with their publishers' states, in one transaction; durable on return.
 
-        `entries` are dense (first seq = expected_tail + 1) and carry their digests. Updates PublisherState
-        (last_number, last_seq) of each entry's (publisher, incarnation). Raises Fenced, TailMoved, LogFull,
-        LogUnavailable (nothing written), AppendOutcomeUnknown.
+        `entries` are dense (first seq = expected_tail + 1), carry their digests, and have first numbers that are not
+        stored yet under their publisher's incarnation (else ValueError: the last line of defence). Updates
+        PublisherState (last_number, last_seq) of each entry's (publisher, incarnation). Raises Fenced, TailMoved,
+        LogFull, LogUnavailable (nothing written), AppendOutcomeUnknown.
         """
 
     async def open_publisher(self, epoch: int, term: str, publisher: str, *, named: bool) -> PublisherState:
@@ -206,7 +207,8 @@ class FeedLog(Protocol):
         """Drop whole entries with last_seq <= up_to_seq; returns the new floor's seq. The floor row (seq, epoch, term,
         digest) is written in the same transaction; EpochRecords below the one that covers the floor go. So does a
         publisher's state whose last_seq is trimmed, unless it was opened at or after the new floor (a quiet newcomer
-        is not forgotten before a whole retention has passed). A store may do it in steps. Raises Fenced, LogUnavailable, AppendOutcomeUnknown."""
+        is not forgotten before a whole retention has passed). A store may do it in steps. Raises Fenced,
+        LogUnavailable, AppendOutcomeUnknown."""
 
     async def settings(self) -> FeedSettings: ...
 

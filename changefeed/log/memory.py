@@ -9,7 +9,7 @@ Each call is one atomic step between two checkpoints: no threads, no clocks, the
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -68,6 +68,7 @@ class _Feed:
     entries: list[Entry] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     publishers: dict[str, _Known] = field(default_factory=dict)
+    batches: dict[tuple[str, int], list[Entry]] = field(default_factory=dict)  # by publisher and incarnation
     incarnations: int = 0
 
     def copy(self) -> _Feed:
@@ -76,6 +77,7 @@ class _Feed:
             entries=list(self.entries),
             epochs=list(self.epochs),
             publishers={name: replace(known) for name, known in self.publishers.items()},
+            batches={key: list(found) for key, found in self.batches.items()},
         )
 
 
@@ -247,16 +249,21 @@ class MemoryFeedLog:
             if data.tail.seq != expected_tail:
                 raise TailMoved(f"feed {self.feed} ends at seq {data.tail.seq}, not at {expected_tail}")
             check_time(data.tail, entries[0])
-            self._check_digests(data, entries)
+            self._check_new(data, entries)
             for entry in entries:
                 _store(data, entry)
             self._place.ring()
             await self._end("append")
 
-    def _check_digests(self, data: _Feed, entries: Sequence[Entry]) -> None:
+    def _check_new(self, data: _Feed, entries: Sequence[Entry]) -> None:
         # The memory store is where leaders are tested: what it would store must be a log that verifies.
         digest = data.tail.digest
+        numbers = {(e.publisher, e.incarnation, e.number) for e in entries}
+        if len(numbers) < len(entries):
+            raise ValueError("two entries carry the same publisher number")
         for entry in entries:
+            if _find(data, entry.publisher, entry.incarnation, entry.number) is not None:
+                raise ValueError(f"entry {entry.seq} carries a publisher number that is stored already")
             if entry.batch_digest != batch_digest(entry.sizes, entry.payload):
                 raise ValueError(f"entry {entry.seq} carries the batch digest of other bytes")
             digest = chain(digest, self.lineage, entry)
@@ -312,17 +319,11 @@ class MemoryFeedLog:
         known = data.publishers.get(publisher)
         if known is not None and known.incarnation == incarnation and known.last_number:
             return known.last_number
-        for entry in reversed(data.entries):
-            if (entry.publisher, entry.incarnation) == (publisher, incarnation):
-                return entry.number + entry.count - 1
-        return None
+        held = data.batches.get((publisher, incarnation))
+        return held[-1].number + held[-1].count - 1 if held else None
 
     async def find_batch(self, publisher: str, incarnation: int, number: int) -> Entry | None:
-        data = await self._begin("find_batch")
-        for entry in reversed(data.entries):
-            if (entry.publisher, entry.incarnation) == (publisher, incarnation) and entry.number <= number:
-                return entry if number < entry.number + entry.count else None
-        return None
+        return _find(await self._begin("find_batch"), publisher, incarnation, number)
 
     async def read(self, after_seq: int, max_bytes: int) -> list[Entry]:
         data = await self._begin("read")
@@ -427,6 +428,12 @@ def _state(publisher: str, known: _Known) -> PublisherState:
     return PublisherState(publisher, known.incarnation, known.last_number, known.last_seq, known.named)
 
 
+def _find(data: _Feed, publisher: str, incarnation: int, number: int) -> Entry | None:
+    held = data.batches.get((publisher, incarnation), [])
+    index = bisect_right(held, number, key=lambda entry: entry.number) - 1
+    return held[index] if index >= 0 and number < held[index].number + held[index].count else None
+
+
 def _store(data: _Feed, entry: Entry) -> None:
     known = data.publishers.get(entry.publisher)
     if known is None:
@@ -437,6 +444,7 @@ def _store(data: _Feed, entry: Entry) -> None:
         known.last_number = entry.number + entry.count - 1
     known.last_seq = entry.last_seq
     data.entries.append(entry)
+    insort(data.batches.setdefault((entry.publisher, entry.incarnation), []), entry, key=lambda held: held.number)
     data.tail = Tail(entry.last_seq, entry.epoch, entry.term, entry.digest, entry.time)
 
 
@@ -444,6 +452,11 @@ def _trim(data: _Feed, up_to_seq: int) -> None:
     count = bisect_right(data.entries, up_to_seq, key=lambda entry: entry.last_seq)
     if count:
         last = data.entries[count - 1]
+        for entry in data.entries[:count]:
+            held = data.batches[entry.publisher, entry.incarnation]
+            held.remove(entry)
+            if not held:
+                del data.batches[entry.publisher, entry.incarnation]
         del data.entries[:count]
         data.floor = Tail(last.last_seq, last.epoch, last.term, last.digest, last.time)
     floor = data.floor.seq

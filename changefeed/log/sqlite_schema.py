@@ -38,7 +38,7 @@ _TABLES: Final = (
     " term TEXT NOT NULL, time INTEGER NOT NULL, publisher TEXT NOT NULL, incarnation INTEGER NOT NULL,"
     " after INTEGER NOT NULL, number INTEGER NOT NULL, sizes BLOB NOT NULL, batch_digest BLOB NOT NULL,"
     " digest BLOB NOT NULL, payload BLOB NOT NULL)",
-    "CREATE INDEX entries_by_number ON entries (publisher, incarnation, number)",
+    "CREATE UNIQUE INDEX entries_by_number ON entries (publisher, incarnation, number)",
     "CREATE TABLE publishers (publisher TEXT PRIMARY KEY, incarnation INTEGER NOT NULL, last_number INTEGER NOT NULL,"
     " last_seq INTEGER NOT NULL, named INTEGER NOT NULL, opened INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, term TEXT NOT NULL, first INTEGER NOT NULL,"

@@ -67,7 +67,12 @@ def append(
     if tail.seq != expected_tail:
         raise TailMoved(f"feed {feed} ends at seq {tail.seq}, not at {expected_tail}")
     check_time(tail, entries[0])
-    connection.executemany(INSERT_ENTRY, [entry_row(entry) for entry in entries])
+    try:
+        connection.executemany(INSERT_ENTRY, [entry_row(entry) for entry in entries])
+    except sqlite3.IntegrityError as error:
+        if "entries.number" in str(error):
+            raise ValueError(f"an entry's publisher number is stored already: {error}") from error
+        raise
     # One row per publisher and incarnation, in the order of their last entries.
     last = {(entry.publisher, entry.incarnation): entry for entry in entries}
     connection.executemany(

@@ -1,0 +1,798 @@
+"""The conformance suite of log stores: what `changefeed/log/__init__.py` promises, as checks for any store.
+
+    for check in LOG_CHECKS:                     # or all at once: await check_log_store(make_store)
+        await check(make_store)
+
+`make_store(place, settings, world)` gives a store on the place of that name: the same name again is another process on
+the same data (both may be open at once), another name is an empty place. A check raises AssertionError, or lets the
+error out that the store should not have raised. Backing up and putting back needs one thing more: see
+`check_positions_over_restores`. changefeed/testing/log_lockstep.py runs a store beside the memory store.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from changefeed.batch import ENTRY_OVERHEAD, Entry, Tail, batch_digest, chain, chain_start
+from changefeed.change import NO_TERM, FeedSettings, Position, Resource
+from changefeed.errors import (
+    ChangefeedError,
+    Fenced,
+    FuturePosition,
+    InvalidName,
+    LogUnavailable,
+    OtherLineage,
+    PositionTooOld,
+    SettingsConflict,
+    TailMoved,
+    TooManyPublishers,
+    TrimmedAway,
+    UnknownFeed,
+)
+from changefeed.log import FeedLog, Fence, LogStore, Look
+from changefeed.log.verify import verify_log
+from changefeed.ports import World
+from changefeed.settings import Settings
+
+MakeStore = Callable[[str, Settings, World], LogStore]
+Check = Callable[[MakeStore], Awaitable[None]]
+
+
+class Scribe:
+    """Writes to a log as a leader does: entries that continue the chain, publishers that count their numbers."""
+
+    def __init__(self, log: FeedLog, look: Look) -> None:
+        self.log = log
+        self.epoch, self.term = look.fence.epoch, look.fence.term
+        self.tail = look.tail
+        self.time = look.tail.time
+        self.numbers: dict[tuple[str, int], int] = {}
+
+    @classmethod
+    async def fencing(cls, log: FeedLog, epoch: int, *, opens: bool = True) -> Scribe:
+        """A scribe of a new term. opens: publisher p has its incarnation 1 (it is the first of the log)."""
+        fence = Fence(epoch, f"{epoch:08x}", instance=f"i{epoch}", coordinator="c0ffee")
+        look = await log.fence(fence, why="start", time=epoch * 1000, clean=True)
+        if opens and not look.incarnations:
+            await log.open_publisher(epoch, fence.term, "p", named=False)
+        return cls(log, look)
+
+    def entry(self, publisher: str = "p", incarnation: int = 1, sizes: Sequence[int] = (1,), size: int = 20) -> Entry:
+        """The next entry, which the following ones continue; `size` bytes that differ from entry to entry."""
+        key, count = (publisher, incarnation), sum(sizes)
+        after = self.numbers.get(key, 0)
+        payload = (f"{publisher}/{incarnation}/{after + 1}/{self.epoch}.{self.term}:".encode() * size)[:size]
+        made = Entry(
+            self.epoch,
+            self.term,
+            self.tail.seq + 1,
+            self.time,
+            publisher,
+            incarnation,
+            after,
+            after + 1,
+            tuple(sizes),
+            payload,
+            batch_digest(sizes, payload),
+        )
+        made = replace(made, digest=chain(self.tail.digest, self.log.lineage, made))
+        self.numbers[key] = after + count
+        self.tail = Tail(made.last_seq, made.epoch, made.term, made.digest, made.time)
+        return made
+
+    async def append(self, entries: Sequence[Entry]) -> None:
+        await self.log.append(self.epoch, self.term, entries[0].seq - 1, entries)
+
+    async def write(self, *counts: int, publisher: str = "p", incarnation: int = 1, size: int = 20) -> list[Entry]:
+        """Append one entry of one-change groups per count, in one append; goes on with the publisher's numbers."""
+        if (publisher, incarnation) not in self.numbers:
+            self.numbers[publisher, incarnation] = await self.log.last_number(publisher, incarnation) or 0
+        entries = [self.entry(publisher, incarnation, (1,) * count, size) for count in counts]
+        await self.append(entries)
+        return entries
+
+
+@asynccontextmanager
+async def opened(
+    make_store: MakeStore, place: str, feed: str = "vmapi", settings: Settings | None = None
+) -> AsyncIterator[FeedLog]:
+    """A feed's log as one more process would open it."""
+    store = make_store(place, Settings() if settings is None else settings, World())
+    log = await store.open(feed)
+    try:
+        yield log
+    finally:
+        await log.aclose()
+        await store.aclose()
+
+
+async def raises(kind: type[BaseException], call: Awaitable[object]) -> BaseException:
+    """The error of that kind that the call raises; AssertionError if it raises none."""
+    try:
+        result = await call
+    except kind as error:
+        return error
+    raise AssertionError(f"expected {kind.__name__}, got {result!r}")
+
+
+async def everything(log: FeedLog) -> list[Entry]:
+    """All entries from the floor on."""
+    seq = (await log.look()).floor.seq
+    found: list[Entry] = []
+    while entries := await log.read(seq, 1000):
+        found += entries
+        seq = entries[-1].last_seq
+    return found
+
+
+async def check_whole(log: FeedLog) -> None:
+    """The log must verify."""
+    fault = (await verify_log(log)).fault
+    assert fault is None, fault
+
+
+# ---- opening
+
+
+async def check_opening(make_store: MakeStore) -> None:
+    """A feed's log is created once, keeps its lineage, and is another one for each feed and place."""
+    store = make_store("opening", Settings(), World())
+    await raises(UnknownFeed, store.open("vmapi", create=False))
+    assert await store.feeds() == []
+    log = await store.open("vmapi")
+    assert (log.feed, len(log.lineage)) == ("vmapi", 16) and int(log.lineage, 16) >= 0
+    other = await store.open("napi")
+    assert other.lineage != log.lineage
+    assert await store.feeds() == ["napi", "vmapi"]
+    await raises(InvalidName, store.open("../etc"))
+    await (await Scribe.fencing(log, 1)).write(1)
+    assert (await other.look()).fence.epoch == 0
+    for opened_log in (log, other):
+        await opened_log.aclose()
+    await store.aclose()
+    async with opened(make_store, "opening") as again:
+        assert again.lineage == log.lineage
+    async with opened(make_store, "opening elsewhere") as elsewhere:
+        assert elsewhere.lineage != log.lineage
+
+
+async def check_empty(make_store: MakeStore) -> None:
+    """An empty log has one position, its beginning, and nobody may write to it before a fence."""
+    async with opened(make_store, "empty") as log:
+        look = await log.look()
+        beginning = Position.beginning(log.lineage)
+        assert look.head == look.earliest == beginning and look.check(beginning) is None
+        assert look.tail == look.floor == Tail(0, 0, NO_TERM, chain_start(log.lineage, "vmapi"), 0)
+        assert (look.fence.epoch, look.fence.term, look.epochs, look.bytes) == (0, NO_TERM, (), 0)
+        assert await log.read(0, 1000) == [] and await log.read_time(0) == 0
+        assert await log.settings() == FeedSettings()
+        nobody = Scribe(log, look)
+        await raises(Fenced, nobody.append([nobody.entry()]))
+        await raises(Fenced, log.open_publisher(0, NO_TERM, "p", named=False))
+        await raises(Fenced, log.trim(0, NO_TERM, 1))
+        assert await log.look() == look
+        await check_whole(log)
+
+
+async def check_restart(make_store: MakeStore) -> None:
+    """Everything stands after a restart, byte for byte; a closed log answers LogUnavailable."""
+    async with opened(make_store, "restart") as log:
+        scribe = await Scribe.fencing(log, 3, opens=False)
+        await log.open_publisher(3, scribe.term, "q", named=True)
+        entries = await scribe.write(2, 1, 3, publisher="q")
+        await log.set_settings(FeedSettings(retention_count=7, retention_bytes=None))
+        await log.trim(3, scribe.term, 2)
+        look, settings = await log.look(), await log.settings()
+        state = await log.publisher_state("q")
+    await raises(LogUnavailable, log.look())
+    async with opened(make_store, "restart") as log:
+        assert await log.look() == look and await log.settings() == settings
+        assert await log.publisher_state("q") == state
+        assert await everything(log) == entries[1:]
+        await check_whole(log)
+        await (await Scribe.fencing(log, 4)).write(1)
+        await check_whole(log)
+
+
+# ---- fence and tail
+
+
+async def check_fence(make_store: MakeStore) -> None:
+    """An epoch is fenced once, fences only grow, the row and the history of terms say who and why."""
+    async with opened(make_store, "fence") as log, opened(make_store, "fence") as other:
+        fence = Fence(5, "0badcafe", "i1", "proc", 42, 4242, "ws://h:1", "c0ffee", 0)
+        look = await log.fence(fence, why="process-gone", time=1234, clean=False)
+        assert look.fence == fence and (await other.look()).fence == fence
+        (record,) = look.epochs
+        assert (record.epoch, record.term, record.first, record.time) == (5, "0badcafe", 1, 1234)
+        assert (record.instance, record.why) == ("i1", "process-gone")
+        for late in (fence, replace(fence, term="00000001"), replace(fence, epoch=4), replace(fence, epoch=0)):
+            error = await raises(Fenced, other.fence(late, why="late", time=1, clean=True))
+            assert isinstance(error, Fenced)
+            assert (error.epoch, error.term, error.coordinator) == (5, "0badcafe", "c0ffee")
+        assert await other.look() == look
+        assert (await log.look(renew=(5, "0badcafe", 777))).fence.renewed == 777
+        assert (await other.look(renew=(5, "ffffffff", 888))).fence.renewed == 777
+        assert (await other.look(renew=(4, "0badcafe", 999))).fence == replace(fence, renewed=777)
+        await other.fence(Fence(6, "0badcafe", "i2"), why="handover", time=2, clean=True)
+        assert (await log.look()).fence == Fence(6, "0badcafe", "i2")
+
+
+async def check_fence_alone(make_store: MakeStore) -> None:
+    """The fence refuses a deposed leader that expects the right tail: by epoch alone, and by term alone."""
+    async with opened(make_store, "fence alone") as log, opened(make_store, "fence alone") as other:
+        old = await Scribe.fencing(log, 1)
+        await old.write(1)
+        new = await Scribe.fencing(other, 2)
+        late = old.entry()
+        error = await raises(Fenced, old.append([late]))
+        assert isinstance(error, Fenced) and (error.epoch, error.term) == (2, new.term)
+        twin = Scribe(log, await log.look())
+        twin.term = "deadbeef"
+        await raises(Fenced, twin.append([twin.entry()]))
+        ahead = Scribe(log, await log.look())
+        ahead.epoch = 3
+        await raises(Fenced, ahead.append([ahead.entry()]))
+        for epoch, term in ((1, old.term), (2, "deadbeef"), (3, new.term)):
+            await raises(Fenced, log.open_publisher(epoch, term, "p", named=False))
+            await raises(Fenced, log.trim(epoch, term, 1))
+        assert (await other.look()).tail.seq == 1
+        await new.write(1)
+        assert [e.epoch for e in await everything(log)] == [1, 2]
+
+
+async def check_tail_alone(make_store: MakeStore) -> None:
+    """The expected tail refuses an append under the right fence that does not know the log's end."""
+    async with opened(make_store, "tail alone") as log, opened(make_store, "tail alone") as other:
+        await (await Scribe.fencing(log, 1)).write(1, 2)
+        look = await log.look()
+        behind, same = Scribe(log, look), Scribe(other, look)
+        await behind.write(3)
+        await raises(TailMoved, same.append([same.entry()]))
+        beyond = Scribe(log, await log.look())
+        beyond.entry()
+        await raises(TailMoved, beyond.append([beyond.entry()]))
+        assert (await other.look()).tail == behind.tail
+        both = Scribe(log, look)
+        both.term = "deadbeef"
+        await raises(Fenced, both.append([both.entry()]))
+
+
+async def check_fence_in_flight(make_store: MakeStore) -> None:
+    """A fence taken while the leader appends without pause: what is stored of the old term is stored before it."""
+    async with opened(make_store, "in flight") as log, opened(make_store, "in flight") as other:
+        for epoch in range(1, 21, 2):
+            old = await Scribe.fencing(log, epoch)
+
+            async def saturate(scribe: Scribe) -> None:
+                with trio.CancelScope() as scope:
+                    while not scope.cancel_called:
+                        try:
+                            await scribe.write(1, 1)
+                        except Fenced:
+                            return
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(saturate, old)
+                for _ in range(epoch % 5):
+                    await trio.lowlevel.checkpoint()
+                look = await other.fence(Fence(epoch + 1, f"{epoch + 1:08x}"), why="silent", time=1, clean=False)
+                await Scribe(other, look).write(1)
+            assert look.epochs[-1].first == look.tail.seq + 1
+            after = await other.read(look.tail.seq, 10**6)
+            assert [e.epoch for e in after] == [epoch + 1]
+        await check_whole(log)
+
+
+async def check_caller_mistakes(make_store: MakeStore) -> None:
+    """Entries that are not what the contract asks for are a ValueError, and nothing is written."""
+    async with opened(make_store, "mistakes") as log:
+        scribe = await Scribe.fencing(log, 1)
+        scribe.time = 50
+        await scribe.write(1)
+        entry = scribe.entry()
+        wrong = [
+            [],
+            [replace(entry, seq=3)],
+            [replace(entry, epoch=2)],
+            [replace(entry, term="ffffffff")],
+            [replace(entry, sizes=())],
+            [replace(entry, sizes=(0,))],
+            [replace(entry, digest=b"")],
+            [replace(entry, batch_digest=b"")],
+            [replace(entry, time=49)],
+            [entry, replace(entry, seq=3, time=49)],
+            [entry, entry],
+            [replace(entry, number=1)],
+        ]
+        for entries in wrong:
+            await raises(ValueError, log.append(1, scribe.term, 1, entries))
+        assert (await log.look()).tail.seq == 1
+        await scribe.append([entry])
+        await check_whole(log)
+
+
+# ---- reading
+
+
+async def check_read(make_store: MakeStore) -> None:
+    """Reading after any seq begins with the entry that holds the next one, also inside an entry."""
+    async with opened(make_store, "read") as log, opened(make_store, "read") as other:
+        scribe = await Scribe.fencing(log, 1)
+        written = await scribe.write(1, 3, 1)
+        grouped = scribe.entry("q", 2, (2, 1, 4))
+        await scribe.append([grouped])
+        written.append(grouped)
+        for reader in (log, other):
+            for after in range(scribe.tail.seq + 3):
+                expected = [entry for entry in written if entry.last_seq > after]
+                assert await reader.read(after, 10**6) == expected
+                assert await reader.read(after, 0) == expected[:1]
+
+
+async def check_read_bytes(make_store: MakeStore) -> None:
+    """max_bytes counts Entry.bytes and gives way to at least one entry."""
+    async with opened(make_store, "read bytes") as log:
+        scribe = await Scribe.fencing(log, 1)
+        written = await scribe.write(1, 1, 1, 1, size=1000)
+        large = await scribe.write(1, size=300_000)
+        one = 1000 + ENTRY_OVERHEAD
+        assert written[0].bytes == one
+        for limit, count in (
+            (1, 1),
+            (one - 1, 1),
+            (one, 1),
+            (2 * one - 1, 1),
+            (2 * one, 2),
+            (3 * one, 3),
+            (4 * one, 4),
+        ):
+            assert await log.read(0, limit) == written[:count]
+        assert await log.read(4, 10) == large
+        assert (await log.look()).bytes == 4 * one + 300_000 + ENTRY_OVERHEAD
+
+
+async def check_read_time(make_store: MakeStore) -> None:
+    """read_time gives the seq before the first entry at or after a time, the tail's if there is none."""
+    async with opened(make_store, "read time") as log:
+        scribe = await Scribe.fencing(log, 1)
+        for time, count in ((10, 2), (20, 1), (20, 3), (30, 1)):
+            scribe.time = time
+            await scribe.write(count)
+        expected = {0: 0, 10: 0, 11: 2, 20: 2, 21: 6, 30: 6, 31: 7, 10**15: 7}
+        assert {time: await log.read_time(time) for time in expected} == expected
+        await log.trim(1, scribe.term, 3)
+        assert [await log.read_time(time) for time in (0, 20, 21, 31)] == [3, 3, 6, 7]
+        await log.trim(1, scribe.term, 7)
+        assert [await log.read_time(time) for time in (0, 31)] == [7, 7]
+
+
+async def check_wait(make_store: MakeStore) -> None:
+    """wait returns at once where the tail differs, and when it moves, whoever moved it."""
+    async with opened(make_store, "wait") as log, opened(make_store, "wait") as other:
+        scribe = await Scribe.fencing(log, 1)
+        with trio.fail_after(30):
+            await log.wait(5)
+            for reader in (log, other):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(reader.wait, scribe.tail.seq)
+                    await trio.lowlevel.checkpoint()
+                    await scribe.write(1)
+        with trio.move_on_after(0.01) as scope:
+            await other.wait(scribe.tail.seq)
+        assert scope.cancelled_caught
+
+
+# ---- positions
+
+
+async def check_positions(make_store: MakeStore) -> None:
+    """A position carries the epoch and term of the entry that holds its seq: terms that stored nothing name none."""
+    async with opened(make_store, "positions") as log:
+        first = await Scribe.fencing(log, 1)
+        await first.write(1, 2)
+        for epoch in (2, 3):
+            await Scribe.fencing(log, epoch)
+        fourth = await Scribe.fencing(log, 4)
+        assert (await log.look()).head == Position(log.lineage, 1, first.term, 3)
+        await fourth.write(2)
+        look = await log.look()
+        assert [look.epoch_of(seq) for seq in range(6)] == [
+            (0, NO_TERM),
+            *[(1, first.term)] * 3,
+            *[(4, fourth.term)] * 2,
+        ]
+        for seq in range(6):
+            assert look.check(look.position(seq)) is None
+        held = look.position(3)
+        for foreign in (replace(held, epoch=2), replace(held, term=fourth.term), replace(held, lineage="0" * 16)):
+            assert type(look.check(foreign)) is OtherLineage
+        refused = look.check(Position(log.lineage, 4, fourth.term, 6))
+        assert type(refused) is FuturePosition
+        assert (refused.earliest, refused.head) == (look.position(0), look.position(5))
+
+
+async def check_trimmed_positions(make_store: MakeStore) -> None:
+    """The floor stays a position with its own epoch, below it is too old, through a total trim and a restart."""
+    async with opened(make_store, "trimmed positions") as log:
+        first = await Scribe.fencing(log, 1)
+        await first.write(2, 2)
+        second = await Scribe.fencing(log, 2)
+        await second.write(1)
+        before = await log.look()
+        for up_to, floor in ((1, 0), (2, 2), (3, 2), (4, 4), (5, 5), (99, 5)):
+            assert await log.trim(2, second.term, up_to) == floor
+            look = await log.look()
+            assert look.floor.seq == floor and look.tail == before.tail
+            assert look.earliest == before.position(floor)
+            for seq in range(6):
+                refused = look.check(before.position(seq))
+                assert (type(refused) is PositionTooOld) if seq < floor else (refused is None), (floor, seq)
+        assert look.floor == look.tail and look.bytes == 0
+    async with opened(make_store, "trimmed positions") as log:
+        assert await log.look() == look
+        third = await Scribe.fencing(log, 3)
+        (entry,) = await third.write(1)
+        assert entry.seq == 6 and entry.digest == chain(before.tail.digest, log.lineage, entry)
+        look = await log.look()
+        assert look.check(before.position(5)) is None and type(look.check(before.position(4))) is PositionTooOld
+        assert look.check(Position(log.lineage, 2, third.term, 5)) is not None
+        await check_whole(log)
+
+
+async def check_trim(make_store: MakeStore) -> None:
+    """Trimming drops whole entries; reading below the floor is TrimmedAway, at it goes on."""
+    async with opened(make_store, "trim") as log, opened(make_store, "trim") as other:
+        scribe = await Scribe.fencing(log, 1)
+        grouped = scribe.entry("p", 1, (3,))
+        await scribe.append([grouped])
+        rest = await scribe.write(1, 1)
+        for inside in (0, 1, 2):
+            assert await log.trim(1, scribe.term, inside) == 0
+        assert await log.trim(1, scribe.term, 3) == 3
+        assert await log.trim(1, scribe.term, 1) == 3
+        for reader in (log, other):
+            for after in (0, 2):
+                await raises(TrimmedAway, reader.read(after, 1000))
+            assert await reader.read(3, 1000) == rest
+        assert (await log.look()).bytes == sum(entry.bytes for entry in rest)
+        await check_whole(other)
+        many = [scribe.entry("many", 1, (1,), 0) for _ in range(5000)]
+        await scribe.append(many)
+        assert await log.trim(1, scribe.term, many[-2].last_seq) == many[-2].last_seq
+        assert await other.read(many[-2].last_seq, 1000) == many[-1:]
+        await check_whole(other)
+
+
+async def check_history(make_store: MakeStore) -> None:
+    """The history of terms keeps the term that covers the floor and drops older ones; it is bounded."""
+    async with opened(make_store, "history") as log:
+        for epoch in range(1, 6):
+            scribe = await Scribe.fencing(log, epoch)
+            await scribe.write(1)
+        for up_to, oldest in ((0, 1), (1, 1), (2, 2), (4, 4), (5, 5)):
+            await log.trim(5, scribe.term, up_to)
+            assert [record.epoch for record in (await log.look()).epochs] == list(range(oldest, 6))
+        for epoch in range(6, 9):
+            scribe = await Scribe.fencing(log, epoch)
+        await log.trim(8, scribe.term, 5)
+        look = await log.look()
+        assert [record.epoch for record in look.epochs] == [5, 6, 7, 8]
+        assert look.epoch_of(5) == (5, "00000005")
+
+
+async def check_history_bound(make_store: MakeStore) -> None:
+    """Of more than a thousand terms, the oldest that stored nothing go; those of entries that are held stay."""
+    async with opened(make_store, "history bound") as log:
+        await (await Scribe.fencing(log, 1)).write(1)
+        for epoch in range(2, 1012):
+            scribe = await Scribe.fencing(log, epoch)
+        await scribe.write(1)
+        look = await log.look()
+        assert len(look.epochs) == 1000
+        assert [look.epoch_of(seq) for seq in (1, 2)] == [(1, "00000001"), (1011, scribe.term)]
+        assert look.epochs[0].epoch == 1 and look.epochs[1].epoch == 13
+        await check_whole(log)
+
+
+# ---- publishers
+
+
+async def check_publishers(make_store: MakeStore) -> None:
+    """Incarnations come from one counter, committed at once; only a named publisher keeps its own."""
+    async with opened(make_store, "publishers") as log, opened(make_store, "publishers") as other:
+        scribe = await Scribe.fencing(log, 1, opens=False)
+
+        async def open_it(publisher: str, named: bool) -> tuple[int, int]:
+            state = await log.open_publisher(1, scribe.term, publisher, named=named)
+            assert state == await other.publisher_state(publisher) and state.named is named
+            return state.incarnation, state.last_number
+
+        assert await other.publisher_state("a") is None and await other.last_number("a", 1) is None
+        assert [await open_it("a", False), await open_it("b", True), await open_it("a", False)] == [
+            (1, 0),
+            (2, 0),
+            (3, 0),
+        ]
+        assert (await other.look()).incarnations == 3
+        await scribe.write(2, publisher="b", incarnation=2)
+        await scribe.write(3, 1, publisher="a", incarnation=3)
+        assert [await open_it("b", True), await open_it("a", False), await open_it("b", False)] == [
+            (2, 2),
+            (4, 0),
+            (5, 0),
+        ]
+        assert [await other.last_number(*who) for who in (("a", 1), ("a", 3), ("a", 4), ("b", 2), ("c", 1))] == [
+            None,
+            4,
+            None,
+            2,
+            None,
+        ]
+        state = await other.publisher_state("a")
+        assert state is not None and (state.incarnation, state.last_number, state.last_seq) == (4, 0, 6)
+        await Scribe.fencing(log, 2)
+        await raises(Fenced, log.open_publisher(1, scribe.term, "c", named=False))
+        assert await other.publisher_state("c") is None
+
+
+async def check_batches(make_store: MakeStore) -> None:
+    """A batch of any age is found by any of its numbers, under its own incarnation, until it is trimmed."""
+    async with opened(make_store, "batches") as log, opened(make_store, "batches") as other:
+        scribe = await Scribe.fencing(log, 1)
+        first, second = await scribe.write(2, 3, publisher="a", incarnation=1)
+        (newer,) = await scribe.write(2, publisher="a", incarnation=2)
+        skipped = replace(scribe.entry("a", 2), number=9)
+        skipped = replace(skipped, digest=chain(newer.digest, log.lineage, skipped))
+        await scribe.append([skipped])
+        expected = {1: first, 2: first, 3: second, 5: second, 6: None, 0: None}
+        for number, entry in expected.items():
+            assert await other.find_batch("a", 1, number) == entry
+        found = [await other.find_batch("a", 2, number) for number in (1, 2, 3, 8, 9, 10)]
+        assert found == [newer, newer, None, None, skipped, None]
+        assert await other.find_batch("b", 1, 1) is None and await other.find_batch("a", 3, 1) is None
+        assert [await other.last_number("a", incarnation) for incarnation in (1, 2)] == [5, 9]
+        await log.trim(1, scribe.term, 2)
+        assert [await other.find_batch("a", 1, number) for number in (2, 3)] == [None, second]
+        await log.trim(1, scribe.term, 5)
+        assert await other.find_batch("a", 1, 5) is None and await other.last_number("a", 1) is None
+
+
+async def check_publishers_trimmed(make_store: MakeStore) -> None:
+    """A publisher is dropped when all its entries are trimmed, not before; a quiet newcomer is given as long."""
+    async with opened(make_store, "publishers trimmed") as log:
+        scribe = await Scribe.fencing(log, 1, opens=False)
+        for publisher in ("a", "b"):
+            await log.open_publisher(1, scribe.term, publisher, named=False)
+        await scribe.write(1, publisher="a", incarnation=1)
+        await scribe.write(1, publisher="b", incarnation=2)
+        await log.open_publisher(1, scribe.term, "quiet", named=False)
+        await scribe.write(1, publisher="a", incarnation=1)
+
+        async def known() -> list[str]:
+            return [name for name in ("a", "b", "quiet") if await log.publisher_state(name) is not None]
+
+        for up_to, expected in ((1, "a b quiet"), (2, "a quiet"), (3, "")):
+            await log.trim(1, scribe.term, up_to)
+            assert await known() == expected.split(), up_to
+        assert (await log.look()).incarnations == 3
+        # Appended all the same (the leader still knows it): its row comes back, and stands for a named one.
+        await scribe.write(1, publisher="b", incarnation=2)
+        state = await log.open_publisher(1, scribe.term, "b", named=True)
+        assert (state.incarnation, state.last_number) == (2, 2)
+        assert (await log.open_publisher(1, scribe.term, "a", named=True)).incarnation == 4
+        await check_whole(log)
+
+
+async def check_publishers_bound(make_store: MakeStore) -> None:
+    """At publishers_max, those that hold no entry make room, opened longest ago first; then comes the refusal."""
+    async with opened(make_store, "publishers bound", settings=Settings(publishers_max=3)) as log:
+        scribe = await Scribe.fencing(log, 1, opens=False)
+
+        async def open_it(publisher: str) -> int:
+            state = await log.open_publisher(1, scribe.term, publisher, named=False)
+            await scribe.write(1, publisher=publisher, incarnation=state.incarnation)
+            return state.incarnation
+
+        await log.open_publisher(1, scribe.term, "idle", named=False)
+        assert [await open_it("a"), await open_it("b")] == [2, 3]
+        await log.open_publisher(1, scribe.term, "a", named=False)
+        assert await open_it("c") == 5
+        assert await log.publisher_state("idle") is None
+        error = await raises(TooManyPublishers, log.open_publisher(1, scribe.term, "d", named=False))
+        assert isinstance(error, TooManyPublishers) and error.retryable
+        assert (await log.look()).incarnations == 5
+        assert await open_it("b") == 6
+        await log.trim(1, scribe.term, 1)
+        assert await open_it("d") == 7
+
+
+# ---- settings, cancellation
+
+
+async def check_settings(make_store: MakeStore) -> None:
+    """Settings are a compare-and-set on their version, for any process, and survive."""
+    async with opened(make_store, "settings") as log, opened(make_store, "settings") as other:
+        wanted = FeedSettings(
+            (Resource("vm", ("state", "nics.0"), "https://vmapi/vms"), Resource("server"), Resource("nic", ())),
+            None,
+            2**40,
+            12,
+        )
+        stored = await other.set_settings(wanted)
+        assert stored == replace(wanted, version=1) and await log.settings() == stored
+        assert (await log.look()).settings_version == 1
+        await raises(SettingsConflict, log.set_settings(wanted))
+        assert (await log.set_settings(replace(stored, retention_age_s=1.5))).version == 2
+        assert (await other.settings()).retention_age_s == 1.5
+    async with opened(make_store, "settings") as log:
+        assert (await log.settings()).resources == wanted.resources
+
+
+async def check_cancelled(make_store: MakeStore) -> None:
+    """A write that is cancelled is whole or was never begun, and leaves the log usable."""
+    async with opened(make_store, "cancelled") as log, opened(make_store, "cancelled") as other:
+        scribe = await Scribe.fencing(log, 1)
+        for delay in range(40):
+            before = await other.look()
+            scribe = Scribe(log, before)
+            entries = [scribe.entry(f"p{delay}"), scribe.entry(f"q{delay}", 1, (2,))]
+            ended: list[str] = []
+
+            async def write(scribe: Scribe, entries: list[Entry], ended: list[str]) -> None:
+                await scribe.append(entries)
+                ended.append("appended")
+                await trio.lowlevel.checkpoint()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, scribe, entries, ended)
+                for _ in range(delay // 4):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            after = await other.look()
+            assert after.tail.seq == before.tail.seq + (3 if ended else 0)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await Scribe.fencing(log, 2)
+        assert (await other.look()).fence.epoch == 1
+        await (await Scribe.fencing(log, 3)).write(1)
+        await check_whole(log)
+
+
+async def check_maintain(make_store: MakeStore) -> None:
+    """Housekeeping and the room of the storage can be asked for at any time, beside appends."""
+    async with opened(make_store, "maintain") as log:
+        scribe = await Scribe.fencing(log, 1)
+
+        async def write() -> None:
+            for _ in range(50):
+                await scribe.write(1, size=5000)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            for _ in range(5):
+                facts = await log.maintain()
+                assert facts["wal_bytes"] >= 0 and all(type(value) is int for value in facts.values())
+        free, total = await log.storage()
+        assert free > 0 and total > 0
+        await check_whole(log)
+
+
+# ---- restored copies
+
+#: append; new term; new term and append; back up (the newest copy counts); put the copy back
+RESTORE_STEPS: Final = "atwbr"
+
+
+async def check_positions_over_restores(
+    make_store: MakeStore,
+    copy: Callable[[str, str], Awaitable[None]],
+    length: int,
+    term: Callable[[int], str] = "{:08x}".format,
+) -> int:
+    """No position of a history that was undone is accepted, and none that is held is refused, however often older
+    copies are put back and epoch numbers come again: a term's random id tells it from another of the same number.
+
+    Plays every string of `length` steps on a log that was written and backed up once; after each step every position
+    that the log ever named is judged. `copy(source, target)` makes the place `target` hold what `source` holds (none of
+    them is open). term: the id of the n-th term; a constant shows that the check can fail. Returns how many positions
+    were judged foreign.
+    """
+    foreign = 0
+    for number, steps in enumerate(itertools.product(RESTORE_STEPS, repeat=length)):
+        history = _History(make_store, copy, f"restores {number}", term)
+        for step in ("w", "b", *steps):
+            await history.play(step)
+        foreign += history.foreign
+    return foreign
+
+
+class _History:
+    """One log, what it holds (each event by a number of its own), and what every position ever named stood for."""
+
+    def __init__(
+        self, make_store: MakeStore, copy: Callable[[str, str], Awaitable[None]], place: str, term: Callable[[int], str]
+    ) -> None:
+        self._make_store = make_store
+        self._copy = copy
+        self._place = place
+        self._term = term
+        self._terms = self._events = 0
+        self._held: tuple[int, ...] = ()
+        self._copied: tuple[int, ...] = ()
+        self._leads = False
+        self._named: dict[tuple[Position, tuple[int, ...]], None] = {}
+        self.foreign = 0
+
+    async def play(self, step: str) -> None:
+        if step == "b":
+            await self._copy(self._place, f"{self._place} copy")
+            self._copied = self._held
+            return
+        if step == "r":
+            await self._copy(f"{self._place} copy", self._place)
+            self._held = self._copied
+            self._leads = False
+        async with opened(self._make_store, self._place) as log:
+            look = await log.look()
+            if step in "tw":
+                self._terms += 1
+                # As a coordinator does that was restored together with the log: the epoch comes again.
+                fence = Fence(look.fence.epoch + 1, self._term(self._terms))
+                look = await log.fence(fence, why="start", time=1, clean=True)
+                self._leads = True
+            # Nobody appends under a term that he did not fence: whoever did before the copy was put back has ended.
+            if step in "aw" and self._leads:
+                await Scribe(log, look).write(1, publisher=f"p{self._events}")
+                self._events += 1
+                self._held += (self._events,)
+            look = await log.look()
+        for seq in range(len(self._held) + 1):
+            self._named[look.position(seq), self._held[:seq]] = None
+        for position, meant in self._named:
+            own = self._held[: position.seq] == meant
+            assert (look.check(position) is None) is own, f"{position} meant {meant}; the log holds {self._held}"
+            self.foreign += not own
+
+
+LOG_CHECKS: Final[tuple[Check, ...]] = (
+    check_opening,
+    check_empty,
+    check_restart,
+    check_fence,
+    check_fence_alone,
+    check_tail_alone,
+    check_fence_in_flight,
+    check_caller_mistakes,
+    check_read,
+    check_read_bytes,
+    check_read_time,
+    check_wait,
+    check_positions,
+    check_trimmed_positions,
+    check_trim,
+    check_history,
+    check_history_bound,
+    check_publishers,
+    check_batches,
+    check_publishers_trimmed,
+    check_publishers_bound,
+    check_settings,
+    check_cancelled,
+    check_maintain,
+)
+
+
+async def check_log_store(make_store: MakeStore) -> None:
+    """Put a store to every check; raises at the first that it fails, naming it."""
+    for check in LOG_CHECKS:
+        try:
+            await check(make_store)
+        except (AssertionError, ChangefeedError) as error:
+            raise AssertionError(f"{check.__name__}: {error!r}") from error
