@@ -3,7 +3,7 @@
     memory.py     tests and simulations              file.py     one machine, several processes
     zookeeper.py  the only kazoo, seen from trio     zookeeper_recipe.py  a fleet: candidacy, challenge, membership
     urls.py       open_coordinator: which of them a URL means
-    records.py    members and leader records as JSON (pure)
+    records.py    members and leader records as JSON
 
 The coordinator makes leadership *live*; the log makes it *safe*. Two leaders at once must be harmless, so nothing
 here needs to be perfect, but it must not lie about three things: an epoch that was taken is never given again

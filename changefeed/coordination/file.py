@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import trio
 
@@ -44,8 +44,9 @@ from changefeed.coordination.records import (
     load,
     member_from_json,
     member_to_json,
+    quoted_name,
 )
-from changefeed.errors import CoordinatorUnavailable, InvalidName, NameTaken
+from changefeed.errors import CoordinatorUnavailable, NameTaken
 from changefeed.ports import World
 
 T = TypeVar("T")
@@ -59,7 +60,6 @@ LOCK_LIMIT_S: Final = 2.0
 JOIN_AGAIN_S: Final = 1.0
 #: Temporary files of crashed processes are removed at this age.
 LEFTOVER_S: Final = 60.0
-_NAME_BYTES_MAX: Final = 200
 _ROUNDS_MAX: Final = 50
 
 
@@ -165,10 +165,7 @@ class FileCoordinator:
         return os.path.join(self.folder, *parts)
 
     def _member_path(self, name: str) -> str:
-        quoted = quote(name, safe="")
-        if not name or len(quoted) > _NAME_BYTES_MAX:
-            raise InvalidName(f"instance name {name!r} is empty or longer than {_NAME_BYTES_MAX} bytes")
-        return self._path("members", f"{quoted}.member")
+        return self._path("members", f"{quoted_name(name)}.member")
 
     def _record_path(self, feed: str) -> str:
         return self._path("feeds", f"{check_feed_name(feed)}.json")
@@ -263,6 +260,11 @@ class FileCoordinator:
         self._member = None
 
     # -- for tests, and for processes that were forked
+
+    @property
+    def member_path(self) -> str:
+        """The file whose lock proves that this member lives; "" before `start`."""
+        return self._member_path(self._member.name) if self._member is not None else ""
 
     def abandon(self) -> None:
         """Drop the member's lock without a word, as the kernel does when the process dies."""

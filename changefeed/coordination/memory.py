@@ -17,6 +17,7 @@ import trio
 
 from changefeed.change import check_feed_name
 from changefeed.coordination import Alive, Coordinator, CoordinatorState, LeaderRecord, Member, View
+from changefeed.coordination.records import quoted_name
 from changefeed.errors import CoordinatorUnavailable, NameTaken
 from changefeed.ports import Entropy, SystemEntropy
 
@@ -248,6 +249,7 @@ class MemoryCoordinator:
     async def start(self, member: Member) -> None:
         """Join as `member` and keep the membership until `aclose`. Raises NameTaken if another live process holds the
         name: a dead one's is replaced at once where `alive` was given and says no, else when its session ends."""
+        quoted_name(member.name)
         await self._call(lambda: None)
         holder = self.server.holder(member.name)
         while holder is not None and holder.holder is not self:

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import json
 from typing import Any, Final
+from urllib.parse import quote
 
 from changefeed.coordination import LeaderRecord, Member
+from changefeed.errors import InvalidName
 
 #: A record is a few hundred bytes; what is larger was not written by us.
 RECORD_BYTES_MAX: Final = 64 * 1024
+INSTANCE_NAME_BYTES_MAX: Final = 200
+
+
+def quoted_name(name: str) -> str:
+    """An instance's name as one part of a path, in a folder or in ZooKeeper. Raises InvalidName."""
+    quoted = quote(name, safe="", errors="surrogatepass")
+    if quoted in ("", ".", "..") or len(quoted) > INSTANCE_NAME_BYTES_MAX:
+        raise InvalidName(
+            f"instance name {name!r} must be 1 to {INSTANCE_NAME_BYTES_MAX} bytes in its URL form, not '.' or '..'"
+        )
+    return quoted
 
 
 def dump(value: dict[str, Any]) -> bytes:

@@ -122,7 +122,13 @@ class Reply(Generic[T]):
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
+    """cut_off: no connection is made while it is set (by tests)."""
+
+    cut_off = False
+
     def create_connection(self, *args: Any, timeout: float = TCP_LIMIT_S, **options: Any) -> Any:
+        if self.cut_off:
+            raise ConnectionRefusedError("cut off by a test")
         return super().create_connection(*args, timeout=min(timeout, TCP_LIMIT_S), **options)
 
 
@@ -147,14 +153,14 @@ class ZookeeperClient:
         self._closing = False
         self._notify = notify
         self._token = trio.lowlevel.current_trio_token()
-        handler = _Handler()
+        self._handler = _Handler()
         self._kazoo = KazooClient(
             hosts=hosts,
             timeout=session_s,
-            handler=handler,
+            handler=self._handler,
             read_only=False,  # a read-only server's session is worth nothing, and kazoo does not leave it reliably
             connection_retry=KazooRetry(
-                max_tries=-1, delay=0.05, backoff=1.5, max_delay=1.0, sleep_func=handler.sleep_func
+                max_tries=-1, delay=0.05, backoff=1.5, max_delay=1.0, sleep_func=self._handler.sleep_func
             ),
             logger=_kazoo_log,
         )
@@ -312,9 +318,16 @@ class ZookeeperClient:
                 self.cut()
 
     async def expire(self) -> None:
-        """For tests: end my session at the servers, as its time-out would. The client then gets a new one by itself."""
+        """For tests: be cut off for as long as it takes to end my session at the servers, as its time-out would. The
+        client then gets a new one by itself. (Another client takes the session over and closes it; two connections of
+        one session at once confuse the servers, hence the cut.)"""
         identity = (self._kazoo._session_id, self._kazoo._session_passwd)
-        await _with_tool(self._hosts, lambda tool: None, timeout=self._asked_s, client_id=identity)
+        self._handler.cut_off = True
+        try:
+            self.cut()
+            await _with_tool(self._hosts, lambda tool: None, timeout=self._asked_s, client_id=identity)
+        finally:
+            self._handler.cut_off = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,10 +377,32 @@ async def list_members(url: str, *, timeout_s: float = 5.0) -> dict[str, Member]
 
 
 async def delete_tree(url: str, path: str = "") -> None:
-    """Delete a node below the chroot with all that is under it, by hand: for tests and operators. Raises
-    CoordinatorUnavailable."""
+    """Delete a node below the chroot (or the chroot itself) with all that is under it, in one transaction: for tests
+    and operators. Raises CoordinatorUnavailable."""
     hosts, root = zookeeper_servers(url)
-    await _with_tool(hosts, lambda tool: tool.delete(f"{root}{path}" or "/", recursive=True))
+    top = f"{root}{path}"
+    if not top:
+        raise ValueError("the root of ZooKeeper's tree cannot be deleted: name a chroot or a path")
+
+    def below(tool: Any, node: str) -> list[str]:
+        return [deep for child in tool.get_children(node) for deep in below(tool, f"{node}/{child}")] + [node]
+
+    def delete(tool: Any) -> None:
+        for _ in range(20):  # others may add nodes between the look and the transaction
+            try:
+                paths = below(tool, top)
+            except NoNodeError:
+                if tool.exists(top) is None:
+                    return
+                continue
+            request = tool.transaction()
+            for node in paths:
+                request.delete(node)
+            if not any(isinstance(result, Exception) for result in request.commit()):
+                return
+        raise CoordinatorUnavailable(f"{top} changes all the time: not deleted")
+
+    await _with_tool(hosts, delete)
 
 
 async def _with_tool(hosts: str, action: Callable[[Any], object], **options: Any) -> None:

@@ -25,7 +25,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
-from urllib.parse import quote
 
 import trio
 
@@ -38,10 +37,11 @@ from changefeed.coordination.records import (
     load,
     member_from_json,
     member_to_json,
+    quoted_name,
 )
 from changefeed.coordination.urls import zookeeper_servers
 from changefeed.coordination.zookeeper import NodeExists, NoNode, Op, ZookeeperClient, read_members
-from changefeed.errors import CoordinatorUnavailable, InvalidName, NameTaken
+from changefeed.errors import CoordinatorUnavailable, NameTaken
 from changefeed.ports import World
 from changefeed.settings import Settings
 
@@ -60,7 +60,6 @@ RETRY_S: Final = 0.5
 STUCK_S: Final = 5.0
 #: How much longer than its time-out a dead session may be seen (a tick of ZooKeeper's clock, and some).
 EXPIRY_SLACK_S: Final = 3.0
-_NAME_BYTES_MAX: Final = 200
 _ROUNDS_MAX: Final = 20
 _ABSENT: Final = -1
 
@@ -230,10 +229,7 @@ class ZookeeperCoordinator:
         return f"{self._root}/feeds/{check_feed_name(feed)}"
 
     def _instance_path(self, name: str) -> str:
-        quoted = quote(name, safe="")
-        if quoted in ("", ".", "..") or len(quoted) > _NAME_BYTES_MAX:
-            raise InvalidName(f"instance name {name!r} must be 1 to {_NAME_BYTES_MAX} bytes, and neither '.' nor '..'")
-        return f"{self._root}/instances/{quoted}"
+        return f"{self._root}/instances/{quoted_name(name)}"
 
     async def _make_base(self, client: ZookeeperClient) -> None:
         """The nodes that all feeds share; learns the coordinator's id."""
@@ -335,10 +331,14 @@ class ZookeeperCoordinator:
         replaces = challenge and seen.leader is not None
         for _ in range(_ROUNDS_MAX):
             candidacy = Op("check", await self._candidate(client, feed), version=0)
-            ops = [candidacy, *self._epoch_ops(feed, seen, record.epoch), *([delete] if replaces else []), create]
-            failed = await client.transaction(ops)
+            epoch_ops = self._epoch_ops(feed, seen, record.epoch)
+            failed = await client.transaction([candidacy, *epoch_ops, *([delete] if replaces else []), create])
             if failed is None:
-                return await self._won(client, feed, record)
+                version = seen.version + 1
+                if seen.version == _ABSENT:
+                    version = _pack([epoch_ops[-1].path.rpartition("/")[2]], 0)
+                session = await self._holder(client, path, create.data)
+                return View(feed, record.epoch, version, replace(record, session=session))
             op, why = failed
             if op is candidacy:  # deleted by hand, or of a session that has ended
                 self._candidates.pop(feed, None)
@@ -355,15 +355,14 @@ class ZookeeperCoordinator:
                 return None
         return None
 
-    async def _won(self, client: ZookeeperClient, feed: str, record: LeaderRecord) -> View:
-        """The view after my transaction. Whose session holds the node is read, not assumed: the client may have got a
-        new one of which trio has not heard yet."""
-        now = (await self._look(client, feed)).view
-        leader = now.leader
-        if leader is not None and leader.epoch == record.epoch and leader.process == record.process:
-            return now
-        # Over already. The caller learns it from its next read; a version that nothing has keeps it from challenging.
-        return View(feed, record.epoch, _ABSENT - 1, replace(record, session=client.session))
+    async def _holder(self, client: ZookeeperClient, path: str, data: bytes) -> str:
+        """The session that holds the leader node which I have just created. It is read, not assumed: the client may
+        have got a new session of which trio has not heard yet. (Where another leads already, my session of now.)"""
+        try:
+            node = await client.get(path).get()
+        except NoNode:
+            return client.session
+        return node.owner if node.data == data else client.session
 
     async def _end_term(self, client: ZookeeperClient, feed: str, epoch: int, successor: str | None) -> bool:
         """Mark my record of that epoch as leaving, or delete it (no successor given at all: None)."""
