@@ -25,7 +25,7 @@ from changefeed.log.memory import MemoryLogStore, MemoryPlace
 from changefeed.log.verify import verify_log
 from changefeed.ports import SeededEntropy, World
 from changefeed.settings import Settings
-from changefeed.testing.log_suite import MakeStore
+from changefeed.testing.log_scribe import MakeStore
 
 Call = Callable[[FeedLog], Awaitable[Any]]
 

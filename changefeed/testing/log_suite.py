@@ -5,21 +5,19 @@
 
 `make_store(place, settings, world)` gives a store on the place of that name: the same name again is another process on
 the same data (both may be open at once), another name is an empty place. A check raises AssertionError, or lets the
-error out that the store should not have raised. Backing up and putting back needs one thing more: see
-`check_positions_over_restores`. changefeed/testing/log_lockstep.py runs a store beside the memory store.
+error out that the store should not have raised. Beside it: log_restores.py (copies that are put back; needs to copy a
+place) and log_lockstep.py (beside the memory store; needs hypothesis).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
 import trio
 
-from changefeed.batch import ENTRY_OVERHEAD, Entry, Tail, batch_digest, chain, chain_start
+from changefeed.batch import ENTRY_OVERHEAD, Entry, Tail, chain, chain_start
 from changefeed.change import NO_TERM, FeedSettings, Position, Resource
 from changefeed.errors import (
     ChangefeedError,
@@ -31,110 +29,21 @@ from changefeed.errors import (
     PositionTooOld,
     SettingsConflict,
     TailMoved,
-    TooManyPublishers,
     TrimmedAway,
     UnknownFeed,
 )
-from changefeed.log import FeedLog, Fence, LogStore, Look
-from changefeed.log.verify import verify_log
+from changefeed.log import Fence
 from changefeed.ports import World
 from changefeed.settings import Settings
+from changefeed.testing.log_scribe import MakeStore, Scribe, check_whole, everything, opened, raises
+from changefeed.testing.log_suite_publishers import (
+    check_batches,
+    check_publishers,
+    check_publishers_bound,
+    check_publishers_trimmed,
+)
 
-MakeStore = Callable[[str, Settings, World], LogStore]
 Check = Callable[[MakeStore], Awaitable[None]]
-
-
-class Scribe:
-    """Writes to a log as a leader does: entries that continue the chain, publishers that count their numbers."""
-
-    def __init__(self, log: FeedLog, look: Look) -> None:
-        self.log = log
-        self.epoch, self.term = look.fence.epoch, look.fence.term
-        self.tail = look.tail
-        self.time = look.tail.time
-        self.numbers: dict[tuple[str, int], int] = {}
-
-    @classmethod
-    async def fencing(cls, log: FeedLog, epoch: int, *, opens: bool = True) -> Scribe:
-        """A scribe of a new term. opens: publisher p has its incarnation 1 (it is the first of the log)."""
-        fence = Fence(epoch, f"{epoch:08x}", instance=f"i{epoch}", coordinator="c0ffee")
-        look = await log.fence(fence, why="start", time=epoch * 1000, clean=True)
-        if opens and not look.incarnations:
-            await log.open_publisher(epoch, fence.term, "p", named=False)
-        return cls(log, look)
-
-    def entry(self, publisher: str = "p", incarnation: int = 1, sizes: Sequence[int] = (1,), size: int = 20) -> Entry:
-        """The next entry, which the following ones continue; `size` bytes that differ from entry to entry."""
-        key, count = (publisher, incarnation), sum(sizes)
-        after = self.numbers.get(key, 0)
-        payload = (f"{publisher}/{incarnation}/{after + 1}/{self.epoch}.{self.term}:".encode() * size)[:size]
-        made = Entry(
-            self.epoch,
-            self.term,
-            self.tail.seq + 1,
-            self.time,
-            publisher,
-            incarnation,
-            after,
-            after + 1,
-            tuple(sizes),
-            payload,
-            batch_digest(sizes, payload),
-        )
-        made = replace(made, digest=chain(self.tail.digest, self.log.lineage, made))
-        self.numbers[key] = after + count
-        self.tail = Tail(made.last_seq, made.epoch, made.term, made.digest, made.time)
-        return made
-
-    async def append(self, entries: Sequence[Entry]) -> None:
-        await self.log.append(self.epoch, self.term, entries[0].seq - 1, entries)
-
-    async def write(self, *counts: int, publisher: str = "p", incarnation: int = 1, size: int = 20) -> list[Entry]:
-        """Append one entry of one-change groups per count, in one append; goes on with the publisher's numbers."""
-        if (publisher, incarnation) not in self.numbers:
-            self.numbers[publisher, incarnation] = await self.log.last_number(publisher, incarnation) or 0
-        entries = [self.entry(publisher, incarnation, (1,) * count, size) for count in counts]
-        await self.append(entries)
-        return entries
-
-
-@asynccontextmanager
-async def opened(
-    make_store: MakeStore, place: str, feed: str = "vmapi", settings: Settings | None = None
-) -> AsyncIterator[FeedLog]:
-    """A feed's log as one more process would open it."""
-    store = make_store(place, Settings() if settings is None else settings, World())
-    log = await store.open(feed)
-    try:
-        yield log
-    finally:
-        await log.aclose()
-        await store.aclose()
-
-
-async def raises(kind: type[BaseException], call: Awaitable[object]) -> BaseException:
-    """The error of that kind that the call raises; AssertionError if it raises none."""
-    try:
-        result = await call
-    except kind as error:
-        return error
-    raise AssertionError(f"expected {kind.__name__}, got {result!r}")
-
-
-async def everything(log: FeedLog) -> list[Entry]:
-    """All entries from the floor on."""
-    seq = (await log.look()).floor.seq
-    found: list[Entry] = []
-    while entries := await log.read(seq, 1000):
-        found += entries
-        seq = entries[-1].last_seq
-    return found
-
-
-async def check_whole(log: FeedLog) -> None:
-    """The log must verify."""
-    fault = (await verify_log(log)).fault
-    assert fault is None, fault
 
 
 # ---- opening
@@ -501,118 +410,6 @@ async def check_history_bound(make_store: MakeStore) -> None:
         await check_whole(log)
 
 
-# ---- publishers
-
-
-async def check_publishers(make_store: MakeStore) -> None:
-    """Incarnations come from one counter, committed at once; only a named publisher keeps its own."""
-    async with opened(make_store, "publishers") as log, opened(make_store, "publishers") as other:
-        scribe = await Scribe.fencing(log, 1, opens=False)
-
-        async def open_it(publisher: str, named: bool) -> tuple[int, int]:
-            state = await log.open_publisher(1, scribe.term, publisher, named=named)
-            assert state == await other.publisher_state(publisher) and state.named is named
-            return state.incarnation, state.last_number
-
-        assert await other.publisher_state("a") is None and await other.last_number("a", 1) is None
-        assert [await open_it("a", False), await open_it("b", True), await open_it("a", False)] == [
-            (1, 0),
-            (2, 0),
-            (3, 0),
-        ]
-        assert (await other.look()).incarnations == 3
-        await scribe.write(2, publisher="b", incarnation=2)
-        await scribe.write(3, 1, publisher="a", incarnation=3)
-        assert [await open_it("b", True), await open_it("a", False), await open_it("b", False)] == [
-            (2, 2),
-            (4, 0),
-            (5, 0),
-        ]
-        assert [await other.last_number(*who) for who in (("a", 1), ("a", 3), ("a", 4), ("b", 2), ("c", 1))] == [
-            None,
-            4,
-            None,
-            2,
-            None,
-        ]
-        state = await other.publisher_state("a")
-        assert state is not None and (state.incarnation, state.last_number, state.last_seq) == (4, 0, 6)
-        await Scribe.fencing(log, 2)
-        await raises(Fenced, log.open_publisher(1, scribe.term, "c", named=False))
-        assert await other.publisher_state("c") is None
-
-
-async def check_batches(make_store: MakeStore) -> None:
-    """A batch of any age is found by any of its numbers, under its own incarnation, until it is trimmed."""
-    async with opened(make_store, "batches") as log, opened(make_store, "batches") as other:
-        scribe = await Scribe.fencing(log, 1)
-        first, second = await scribe.write(2, 3, publisher="a", incarnation=1)
-        (newer,) = await scribe.write(2, publisher="a", incarnation=2)
-        skipped = replace(scribe.entry("a", 2), number=9)
-        skipped = replace(skipped, digest=chain(newer.digest, log.lineage, skipped))
-        await scribe.append([skipped])
-        expected = {1: first, 2: first, 3: second, 5: second, 6: None, 0: None}
-        for number, entry in expected.items():
-            assert await other.find_batch("a", 1, number) == entry
-        found = [await other.find_batch("a", 2, number) for number in (1, 2, 3, 8, 9, 10)]
-        assert found == [newer, newer, None, None, skipped, None]
-        assert await other.find_batch("b", 1, 1) is None and await other.find_batch("a", 3, 1) is None
-        assert [await other.last_number("a", incarnation) for incarnation in (1, 2)] == [5, 9]
-        await log.trim(1, scribe.term, 2)
-        assert [await other.find_batch("a", 1, number) for number in (2, 3)] == [None, second]
-        await log.trim(1, scribe.term, 5)
-        assert await other.find_batch("a", 1, 5) is None and await other.last_number("a", 1) is None
-
-
-async def check_publishers_trimmed(make_store: MakeStore) -> None:
-    """A publisher is dropped when all its entries are trimmed, not before; a quiet newcomer is given as long."""
-    async with opened(make_store, "publishers trimmed") as log:
-        scribe = await Scribe.fencing(log, 1, opens=False)
-        for publisher in ("a", "b"):
-            await log.open_publisher(1, scribe.term, publisher, named=False)
-        await scribe.write(1, publisher="a", incarnation=1)
-        await scribe.write(1, publisher="b", incarnation=2)
-        await log.open_publisher(1, scribe.term, "quiet", named=False)
-        await scribe.write(1, publisher="a", incarnation=1)
-
-        async def known() -> list[str]:
-            return [name for name in ("a", "b", "quiet") if await log.publisher_state(name) is not None]
-
-        for up_to, expected in ((1, "a b quiet"), (2, "a quiet"), (3, "")):
-            await log.trim(1, scribe.term, up_to)
-            assert await known() == expected.split(), up_to
-        assert (await log.look()).incarnations == 3
-        # Appended all the same (the leader still knows it): its row comes back, and stands for a named one.
-        await scribe.write(1, publisher="b", incarnation=2)
-        state = await log.open_publisher(1, scribe.term, "b", named=True)
-        assert (state.incarnation, state.last_number) == (2, 2)
-        assert (await log.open_publisher(1, scribe.term, "a", named=True)).incarnation == 4
-        await check_whole(log)
-
-
-async def check_publishers_bound(make_store: MakeStore) -> None:
-    """At publishers_max, those that hold no entry make room, opened longest ago first; then comes the refusal."""
-    async with opened(make_store, "publishers bound", settings=Settings(publishers_max=3)) as log:
-        scribe = await Scribe.fencing(log, 1, opens=False)
-
-        async def open_it(publisher: str) -> int:
-            state = await log.open_publisher(1, scribe.term, publisher, named=False)
-            await scribe.write(1, publisher=publisher, incarnation=state.incarnation)
-            return state.incarnation
-
-        await log.open_publisher(1, scribe.term, "idle", named=False)
-        assert [await open_it("a"), await open_it("b")] == [2, 3]
-        await log.open_publisher(1, scribe.term, "a", named=False)
-        assert await open_it("c") == 5
-        assert await log.publisher_state("idle") is None
-        error = await raises(TooManyPublishers, log.open_publisher(1, scribe.term, "d", named=False))
-        assert isinstance(error, TooManyPublishers) and error.retryable
-        assert (await log.look()).incarnations == 5
-        assert await open_it("b") == 6
-        await log.trim(1, scribe.term, 1)
-        assert await open_it("d") == 7
-
-
 # ---- settings, cancellation
 
 
@@ -682,83 +479,6 @@ async def check_maintain(make_store: MakeStore) -> None:
         free, total = await log.storage()
         assert free > 0 and total > 0
         await check_whole(log)
-
-
-# ---- restored copies
-
-#: append; new term; new term and append; back up (the newest copy counts); put the copy back
-RESTORE_STEPS: Final = "atwbr"
-
-
-async def check_positions_over_restores(
-    make_store: MakeStore,
-    copy: Callable[[str, str], Awaitable[None]],
-    length: int,
-    term: Callable[[int], str] = "{:08x}".format,
-) -> int:
-    """No position of a history that was undone is accepted, and none that is held is refused, however often older
-    copies are put back and epoch numbers come again: a term's random id tells it from another of the same number.
-
-    Plays every string of `length` steps on a log that was written and backed up once; after each step every position
-    that the log ever named is judged. `copy(source, target)` makes the place `target` hold what `source` holds (none of
-    them is open). term: the id of the n-th term; a constant shows that the check can fail. Returns how many positions
-    were judged foreign.
-    """
-    foreign = 0
-    for number, steps in enumerate(itertools.product(RESTORE_STEPS, repeat=length)):
-        history = _History(make_store, copy, f"restores {number}", term)
-        for step in ("w", "b", *steps):
-            await history.play(step)
-        foreign += history.foreign
-    return foreign
-
-
-class _History:
-    """One log, what it holds (each event by a number of its own), and what every position ever named stood for."""
-
-    def __init__(
-        self, make_store: MakeStore, copy: Callable[[str, str], Awaitable[None]], place: str, term: Callable[[int], str]
-    ) -> None:
-        self._make_store = make_store
-        self._copy = copy
-        self._place = place
-        self._term = term
-        self._terms = self._events = 0
-        self._held: tuple[int, ...] = ()
-        self._copied: tuple[int, ...] = ()
-        self._leads = False
-        self._named: dict[tuple[Position, tuple[int, ...]], None] = {}
-        self.foreign = 0
-
-    async def play(self, step: str) -> None:
-        if step == "b":
-            await self._copy(self._place, f"{self._place} copy")
-            self._copied = self._held
-            return
-        if step == "r":
-            await self._copy(f"{self._place} copy", self._place)
-            self._held = self._copied
-            self._leads = False
-        async with opened(self._make_store, self._place) as log:
-            look = await log.look()
-            if step in "tw":
-                self._terms += 1
-                # As a coordinator does that was restored together with the log: the epoch comes again.
-                fence = Fence(look.fence.epoch + 1, self._term(self._terms))
-                look = await log.fence(fence, why="start", time=1, clean=True)
-                self._leads = True
-            # Nobody appends under a term that he did not fence: whoever did before the copy was put back has ended.
-            if step in "aw" and self._leads:
-                await Scribe(log, look).write(1, publisher=f"p{self._events}")
-                self._events += 1
-                self._held += (self._events,)
-            look = await log.look()
-        for seq in range(len(self._held) + 1):
-            self._named[look.position(seq), self._held[:seq]] = None
-        for position, meant in self._named:
-            own = self._held[: position.seq] == meant
-            assert (look.check(position) is None) is own, f"{position} meant {meant}; the log holds {self._held}"
-            self.foreign += not own
 
 
 LOG_CHECKS: Final[tuple[Check, ...]] = (

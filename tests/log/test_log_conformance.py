@@ -16,13 +16,9 @@ from changefeed.log.sqlite import SqliteLogStore
 from changefeed.ports import World
 from changefeed.settings import Settings
 from changefeed.testing.log_lockstep import lockstep_machine
-from changefeed.testing.log_suite import (
-    LOG_CHECKS,
-    Check,
-    MakeStore,
-    check_log_store,
-    check_positions_over_restores,
-)
+from changefeed.testing.log_restores import check_positions_over_restores
+from changefeed.testing.log_scribe import MakeStore
+from changefeed.testing.log_suite import LOG_CHECKS, Check, check_log_store
 
 Copy = Callable[[str, str], Awaitable[None]]
 
