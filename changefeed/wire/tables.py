@@ -163,7 +163,8 @@ def _check_publish(publish: Publish) -> None:
 
 
 def _check_answer(answer: Answer) -> None:
-    if (answer.first is None) == (answer.code == ""):
+    # A repeated batch may be known to be stored, at a place that is trimmed away.
+    if (answer.first is not None or answer.repeated) == (answer.code != ""):
         raise Wrong('needs either "first" (stored) or "code" (refused)')
 
 
@@ -290,7 +291,12 @@ def _run(payload_name: str, payload: Kind) -> Record:
 
 def _records(payload_name: str, payload: Kind) -> dict[str, Record]:
     """The messages for clients, which differ between the encodings only in how changes stand in them."""
-    records = [
+    records = [*_subscriber_records(payload_name, payload), *_publisher_records(payload_name, payload)]
+    return {record.cls.TYPE: record for record in records}
+
+
+def _subscriber_records(payload_name: str, payload: Kind) -> list[Record]:
+    return [
         Record(
             Subscribe,
             {
@@ -324,6 +330,11 @@ def _records(payload_name: str, payload: Kind) -> dict[str, Record]:
         Record(Beat, {"epoch": _SEQ, "head": _SEQ, "stale_s": number()}),
         Record(Redirect, {"servers": list_of(_URL, 64), "delay_s": number()}),
         Record(Fault, {"code": _CODE, "message": _MESSAGE, "retryable": BOOLEAN, "details": DETAILS}),
+    ]
+
+
+def _publisher_records(payload_name: str, payload: Kind) -> list[Record]:
+    return [
         Record(
             Open,
             {
@@ -369,7 +380,6 @@ def _records(payload_name: str, payload: Kind) -> dict[str, Record]:
         ),
         Record(Reopen, {"why": clipped(256)}),
     ]
-    return {record.cls.TYPE: record for record in records}
 
 
 def _peer_records(clients: dict[str, Record]) -> dict[str, Record]:
