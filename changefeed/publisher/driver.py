@@ -113,13 +113,9 @@ class Pending:
 
 
 class Publisher:
-    """Publishes to one feed; made by `open_publisher`. All methods may be called from many tasks.
-
-    id: as it stands in events.
-    """
+    """Publishes to one feed; made by `open_publisher`. All methods may be called from many tasks."""
 
     def __init__(self, machine: PublisherMachine, dialer: Dialer, settings: Settings) -> None:
-        self.id = machine.publisher
         self.wake = Changed()
         self._machine = machine
         self._dialer = dialer
@@ -132,6 +128,11 @@ class Publisher:
         self._closing = False
 
     # ---- for applications
+
+    @property
+    def id(self) -> str:
+        """As it stands in events. Without a name it may change until the first connection stands."""
+        return self._machine.publisher
 
     async def publish(
         self,

@@ -10,6 +10,9 @@ stored a second time: its number is known by then. (Under a new incarnation it c
 A batch of several groups that was refused for its content is sent again group by group, so that only the bad one is
 refused. What was refused for the log's state (`log-full`) while an older copy may still float is of unknown outcome.
 
+**An Open that asks for an incarnation** and is never answered may still be granted late, by an instance that waited for
+a leader, and would then supersede the one that was granted meanwhile. So the next one asks under another id.
+
 **A new incarnation** is asked for only when the log has forgotten the old one or lost what it had acknowledged.
 """
 
@@ -103,6 +106,10 @@ class PublisherMachine:
         self._resources: dict[str, Resource] = {}
         self._connected = False
         self._open_due = False
+        #: Whether an Open that asks for an incarnation is unanswered; how often that made me change the id.
+        self._asked = False
+        self._base = publisher
+        self._ids = 1
         self._sent_at = 0.0
         #: What waits to be sealed, in the order of numbers.
         self._waiting: deque[Group] = deque()
@@ -229,6 +236,10 @@ class PublisherMachine:
         self._connected = True
         self._open_due = True
         self._sent_at = now
+        if self._asked and not self.named:
+            self._ids += 1
+            self.publisher = f"{self._base}.{self._ids}"
+            self._asked = False
 
     def disconnected(self, error: ChangefeedError | None = None) -> list[Effect]:
         """The connection is gone: what was sent and not answered is in doubt, and is sent again on the next one."""
@@ -244,6 +255,7 @@ class PublisherMachine:
         message: Open | Publish | Beat | None = None
         if self._open_due:
             self._open_due = False
+            self._asked = self.incarnation is None
             message = Open(self.feed, self.publisher, self.session, self.named, self.incarnation, self.last_receipt)
         elif self.opened and not self._rejected and self._sent < self._in_flight_max:
             if self._sent == len(self._flight) and self._worth_sealing():
@@ -314,12 +326,16 @@ class PublisherMachine:
             case Answer():
                 return self._answered(message)
             case Opened():
+                self._asked = False
                 return self._admitted(message)
+            case Reopen() if self._asked and not self.named:
+                return [self._broken("the leader was lost before it gave an incarnation")]
             case Reopen():
                 effects = self._unsend()
                 self._open_due = True
                 return effects
             case Fault():
+                self._asked = False
                 return self._faulted(error_of(message), message.retryable)
             case Redirect():
                 return [Go(message.servers, message.delay_s)]

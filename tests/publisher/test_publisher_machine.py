@@ -1,0 +1,635 @@
+"""What the publisher decides, step by step: batches, numbers, refusals, and how an incarnation ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from model_leader import LIMITS, change, position, settings
+
+from changefeed.change import Resource
+from changefeed.errors import (
+    AcknowledgedLost,
+    ChangeTooLarge,
+    Forgotten,
+    GroupTooLarge,
+    InvalidChange,
+    NumberReused,
+    OutcomeUnknown,
+    PublisherInUse,
+    Superseded,
+    UnknownField,
+    UnknownResource,
+    UsageError,
+)
+from changefeed.publisher.groups import Go, Group, Leave, Raise, Settled, Stopped
+from changefeed.publisher.machine import MISUNDERSTOOD_MAX, PublisherMachine
+from changefeed.wire.changes import split
+from changefeed.wire.faults import fault_of
+from changefeed.wire.messages import Answer, Beat, Fault, Limits, Open, Opened, Publish, Redirect, Reopen
+
+
+def make(named: bool = False, **changed: Any) -> PublisherMachine:
+    return PublisherMachine("vmapi", "p", "s", settings(**changed), named=named)
+
+
+def opened(
+    machine: PublisherMachine, incarnation: int = 1, last: int = 0, limits: Limits = LIMITS, resources: Any = ()
+) -> list[Any]:
+    return machine.received(Opened("vmapi", "a", "p", "a", 1, incarnation, last, limits, resources))
+
+
+def connect(machine: PublisherMachine, **options: Any) -> Open:
+    machine.connected(0.0)
+    message = machine.take(0.0)
+    assert isinstance(message, Open)
+    opened(machine, **options)
+    return message
+
+
+def submit(machine: PublisherMachine, *ids: str, number: int | None = None, body: object = None) -> Group:
+    group = machine.encode([change(id, body=body) for id in ids])
+    machine.admit(group, number)
+    return group
+
+
+def sent(machine: PublisherMachine, now: float = 0.0) -> list[Publish]:
+    """Everything that the machine has to send."""
+    found = []
+    while (message := machine.take(now)) is not None:
+        assert isinstance(message, Publish)
+        found.append(message)
+    return found
+
+
+def stored(publish: Publish, seq: int, repeated: bool = False) -> Answer:
+    return Answer(publish.number, sum(publish.sizes), position(seq), repeated)
+
+
+def refused(publish: Publish, code: str, **details: Any) -> Answer:
+    return Answer(publish.number, sum(publish.sizes), None, False, code, f"refused: {code}", details)
+
+
+# ---- batches
+
+
+def test_an_idle_publisher_sends_one_change_at_once() -> None:
+    """No timer holds a change back: it leaves with the next chance to send."""
+    machine = make()
+    connect(machine)
+    submit(machine, "a")
+    (publish,) = sent(machine)
+    assert (publish.after, publish.number, publish.sizes) == (0, 1, (1,))
+    assert sent(machine) == []
+
+
+def test_what_comes_before_the_sender_gets_its_turn_is_one_batch() -> None:
+    """Changes that wait together leave together, in order, each group whole."""
+    machine = make()
+    connect(machine)
+    for n in range(100):
+        submit(machine, f"{n}-0", f"{n}-1")
+    (publish,) = sent(machine)
+    assert publish.sizes == (2,) * 100
+    assert len(split(publish.payload)) == 200
+
+
+def test_under_load_batches_fill_instead_of_multiplying() -> None:
+    """With a quarter of the window unanswered, small batches wait: they grow up to the aim, which all can use."""
+    machine = make(batch_bytes_aim=1600)
+    connect(machine)
+    first = []
+    for n in range(200):
+        submit(machine, f"change-{n:04}")
+        first += sent(machine)
+    assert len(first) < 16, "an endless trickle makes a bounded number of batches"
+    assert len(first[0].sizes) == 1
+    assert len(first[-1].sizes) > 10
+    sizes = [len(publish.sizes) for publish in first]
+    assert sizes == sorted(sizes)
+    machine.received(stored(first[0], 1))
+    later = sent(machine)
+    assert all(len(publish.payload) <= 1600 for publish in later)
+
+
+def test_never_more_batches_in_flight_than_the_server_allows() -> None:
+    machine = make(batch_bytes_aim=64, in_flight_max=16)
+    connect(machine, limits=Limits(2**20, 2**23, 2**24, 3, 10.0, 25.0))
+    for n in range(50):
+        submit(machine, f"change-{n:04}", body="x" * 60)
+    first = sent(machine)
+    assert len(first) == 3
+    machine.received(stored(first[0], 1))
+    assert [publish.number for publish in sent(machine)] == [4]
+
+
+def test_a_group_larger_than_a_batch_is_sent_alone_and_whole() -> None:
+    machine = make(batch_bytes_aim=100)
+    connect(machine)
+    submit(machine, "small-1")
+    group = submit(machine, *[f"big-{n}" for n in range(50)])
+    submit(machine, "small-2")
+    publishes = sent(machine)
+    assert [publish.sizes for publish in publishes] == [(1,), (50,), (1,)]
+    assert [publish.after for publish in publishes] == [0, 1, 51]
+    assert group.number == 2
+
+
+def test_a_group_larger_than_the_buffer_is_admitted_when_nothing_else_is_kept() -> None:
+    """The buffer bounds memory, but never makes an allowed group impossible."""
+    machine = make(publisher_buffer_bytes=1000)
+    big = machine.encode([change(f"{n}", body="x" * 100) for n in range(50)])
+    small = machine.encode([change("a")])
+    assert machine.has_room(big)
+    machine.admit(big)
+    assert not machine.has_room(small)
+    connect(machine)
+    (publish,) = sent(machine)
+    machine.received(stored(publish, 1))
+    assert machine.has_room(small)
+    assert machine.buffered_bytes == 0
+
+
+def test_a_resent_batch_is_the_same_bytes_under_the_same_numbers() -> None:
+    """What was sealed is never cut or joined, whatever was submitted meanwhile."""
+    machine = make()
+    connect(machine)
+    submit(machine, "a")
+    submit(machine, "b")
+    before = sent(machine)
+    submit(machine, "c")
+    machine.disconnected()
+    submit(machine, "d")
+    again = connect(machine)
+    assert again.incarnation == 1
+    after = sent(machine)
+    assert after[0] == before[0]
+    assert [publish.number for publish in after] == [1, 3]
+    assert split(after[1].payload) == [machine.encode([change("c")]).payload, machine.encode([change("d")]).payload]
+
+
+def test_stored_on_the_lost_connection_comes_back_as_repeated() -> None:
+    machine = make()
+    connect(machine)
+    group = submit(machine, "a", "b")
+    sent(machine)
+    machine.disconnected()
+    connect(machine, last=2)
+    (publish,) = sent(machine)
+    (effect,) = machine.received(stored(publish, 7, repeated=True))
+    assert effect == Settled((group,))
+    receipt = group.receipt
+    assert receipt is not None
+    assert (receipt.first, receipt.last, receipt.repeated) == (position(7), position(8), True)
+
+
+def test_each_group_of_a_batch_gets_its_own_positions() -> None:
+    machine = make()
+    connect(machine)
+    groups = [submit(machine, "a"), submit(machine, "b", "c"), submit(machine, "d")]
+    (publish,) = sent(machine)
+    machine.received(stored(publish, 10))
+    spans = [(group.receipt.first.seq, group.receipt.last.seq) for group in groups if group.receipt]
+    assert spans == [(10, 10), (11, 12), (13, 13)]
+    assert machine.last_receipt == position(13)
+    machine.disconnected()
+    machine.connected(1.0)
+    message = machine.take(1.0)
+    assert isinstance(message, Open)
+    assert message.last_receipt == position(13), "so that a log that lost it is noticed"
+
+
+def test_an_answer_that_matches_nothing_is_dropped() -> None:
+    machine = make()
+    connect(machine)
+    group = submit(machine, "a")
+    (publish,) = sent(machine)
+    assert machine.received(Answer(99, 1, position(5))) == []
+    assert not group.settled
+    machine.received(stored(publish, 1))
+    assert machine.received(stored(publish, 2)) == []
+
+
+@pytest.mark.parametrize("what", ["order", "count"])
+def test_a_server_that_answers_wrongly_is_left(what: str) -> None:
+    """An answer out of order, or to another number of changes, says that its receipts cannot be trusted."""
+    machine = make(batch_bytes_aim=1)
+    connect(machine)
+    submit(machine, "a")
+    submit(machine, "b")
+    first, second = sent(machine)
+    wrong = stored(second, 2) if what == "order" else Answer(first.number, 2, position(1))
+    (effect,) = machine.received(wrong)
+    assert isinstance(effect, Leave)
+    assert machine.unacknowledged == 2
+
+
+def test_heartbeats_fill_silence_only() -> None:
+    machine = make()
+    connect(machine)
+    assert machine.take(9.9) is None
+    assert machine.deadline == 10.0
+    assert machine.take(10.0) == Beat()
+    submit(machine, "a")
+    assert isinstance(machine.take(15.0), Publish)
+    assert machine.take(20.0) is None
+    assert machine.take(25.0) == Beat()
+
+
+# ---- refusals
+
+
+def test_only_the_bad_group_of_a_batch_is_refused() -> None:
+    """A batch that was refused for its content is sent again group by group; nothing is lost, the order stays."""
+    machine = make()
+    connect(machine)
+    good, bad, other = submit(machine, "a"), submit(machine, "bad", "b"), submit(machine, "c")
+    (publish,) = sent(machine)
+    assert machine.received(refused(publish, "unknown-resource")) == []
+    singles = sent(machine)
+    assert [(one.after, one.number) for one in singles] == [(0, 1), (1, 2), (3, 4)]
+    machine.received(stored(singles[0], 1))
+    assert good.receipt is not None
+    assert machine.received(refused(singles[1], "unknown-resource")) == []
+    (effect,) = machine.received(refused(singles[2], "number-gap"))
+    assert effect == Settled((bad,))
+    assert isinstance(bad.error, UnknownResource)
+    (last,) = sent(machine)
+    assert (last.after, last.number) == (1, 4), "chained to the last number that the log holds"
+    machine.received(stored(last, 2))
+    assert other.receipt is not None
+
+
+def test_nothing_is_sent_while_answers_behind_a_refusal_are_missing() -> None:
+    """They are all gaps; only when each is known can the rest be chained anew."""
+    machine = make(batch_bytes_aim=1)
+    connect(machine)
+    groups = [submit(machine, id) for id in "abc"]
+    publishes = sent(machine)
+    machine.received(refused(publishes[0], "change-too-large"))
+    submit(machine, "d")
+    assert machine.take(0.0) is None
+    machine.received(refused(publishes[1], "number-gap"))
+    assert machine.take(0.0) is None
+    machine.received(refused(publishes[2], "number-gap"))
+    assert isinstance(groups[0].error, ChangeTooLarge)
+    assert [(one.after, one.number) for one in sent(machine)] == [(0, 2), (2, 3), (3, 4)]
+
+
+def test_a_full_log_refuses_a_whole_batch() -> None:
+    """It is not about one change: nothing is gained by asking for each."""
+    machine = make()
+    connect(machine)
+    groups = [submit(machine, id) for id in "ab"]
+    (publish,) = sent(machine)
+    machine.received(refused(publish, "log-full"))
+    assert [group.error.code for group in groups if group.error] == ["log-full", "log-full"]
+    assert machine.unacknowledged == 0
+
+
+def test_a_full_log_leaves_a_copy_that_still_floats_in_doubt() -> None:
+    """The first connection broke unanswered: its copy may reach the leader when there is room again."""
+    machine = make()
+    connect(machine)
+    group = submit(machine, "a")
+    sent(machine)
+    machine.disconnected()
+    connect(machine)
+    (publish,) = sent(machine)
+    machine.received(refused(publish, "log-full"))
+    assert isinstance(group.error, OutcomeUnknown)
+
+
+def test_a_gap_out_of_the_blue_opens_anew_and_never_reaches_the_caller() -> None:
+    machine = make()
+    connect(machine)
+    group = submit(machine, "a")
+    (publish,) = sent(machine)
+    (effect,) = machine.received(refused(publish, "number-gap"))
+    assert isinstance(effect, Leave)
+    assert not group.settled
+    machine.disconnected()
+    connect(machine)
+    assert sent(machine) == [publish]
+
+
+@pytest.mark.parametrize("code", ["not-current", "draining", "publisher-in-use", "log-unavailable"])
+def test_what_cannot_be_answered_now_is_asked_elsewhere(code: str) -> None:
+    machine = make()
+    connect(machine)
+    group = submit(machine, "a")
+    (publish,) = sent(machine)
+    (effect,) = machine.received(refused(publish, code))
+    assert isinstance(effect, Leave) and not effect.final
+    assert not group.settled
+
+
+def test_reopen_says_open_again_and_resends() -> None:
+    """The leader changed behind the same connection; answers of before no longer count."""
+    machine = make()
+    connect(machine)
+    group = submit(machine, "a")
+    (publish,) = sent(machine)
+    assert machine.received(Reopen("failover")) == []
+    assert isinstance(machine.take(0.0), Open)
+    assert machine.received(stored(publish, 1)) == []
+    assert not group.settled
+    opened(machine)
+    assert sent(machine) == [publish]
+
+
+def test_an_unknown_refusal_of_a_newer_server_is_final() -> None:
+    machine = make()
+    connect(machine)
+    group = submit(machine, "a")
+    (publish,) = sent(machine)
+    machine.received(refused(publish, "from-the-future"))
+    assert group.error is not None
+    assert group.error.outcome == "refused"
+    assert "from-the-future" in str(group.error)
+
+
+# ---- how an incarnation ends
+
+
+def test_superseded_settles_everything_and_never_fights() -> None:
+    """Up to the last number: stored. Above: refused. A new incarnation is not taken by itself."""
+    machine = make()
+    connect(machine)
+    a, b = submit(machine, "a"), submit(machine, "b")
+    sent(machine)
+    c = submit(machine, "c")
+    machine.disconnected()
+    machine.connected(1.0)
+    machine.take(1.0)
+    effects = machine.received(fault_of(Superseded("another one opened", 1)))
+    assert isinstance(effects[-1], Stopped)
+    assert isinstance(a.error, OutcomeUnknown) and "is stored" in str(a.error)
+    assert isinstance(b.error, Superseded) and isinstance(c.error, Superseded)
+    assert (machine.unacknowledged, machine.buffered_bytes) == (0, 0)
+    with pytest.raises(Superseded):
+        submit(machine, "d")
+
+
+def test_superseded_without_a_last_number_leaves_what_was_sent_in_doubt() -> None:
+    machine = make()
+    connect(machine)
+    a = submit(machine, "a")
+    (publish,) = sent(machine)
+    b = submit(machine, "b")
+    machine.received(refused(publish, "superseded", last_number=None))
+    assert isinstance(a.error, OutcomeUnknown)
+    assert isinstance(b.error, Superseded)
+
+
+def test_forgotten_with_nothing_in_doubt_takes_a_new_incarnation_by_itself() -> None:
+    machine = make()
+    connect(machine)
+    (publish,) = (submit(machine, "a"), sent(machine))[1]
+    machine.received(stored(publish, 1))
+    machine.disconnected()
+    waiting = submit(machine, "b")
+    machine.connected(1.0)
+    machine.take(1.0)
+    effects = machine.received(fault_of(Forgotten("trimmed")))
+    assert [type(effect) for effect in effects] == [Leave]
+    machine.disconnected()
+    assert connect(machine, incarnation=2).incarnation is None
+    (again,) = sent(machine)
+    assert (again.after, again.number) == (0, 1), "numbers begin anew"
+    assert waiting.number == 1
+
+
+def test_forgotten_with_changes_in_doubt_ends_those_as_unknown() -> None:
+    """A retry could not be told from a newcomer: it might be stored twice."""
+    machine = make()
+    connect(machine)
+    doubtful = submit(machine, "a")
+    sent(machine)
+    machine.disconnected()
+    waiting = submit(machine, "b")
+    machine.connected(1.0)
+    machine.take(1.0)
+    machine.received(fault_of(Forgotten("trimmed")))
+    assert isinstance(doubtful.error, OutcomeUnknown)
+    assert not waiting.settled
+    machine.disconnected()
+    connect(machine, incarnation=2)
+    (again,) = sent(machine)
+    machine.received(stored(again, 5))
+    assert waiting.receipt is not None
+
+
+def acknowledged_up_to(count: int) -> PublisherMachine:
+    machine = make()
+    connect(machine)
+    submit(machine, *[f"old-{n}" for n in range(count)])
+    (publish,) = sent(machine)
+    machine.received(stored(publish, 1))
+    return machine
+
+
+def test_acknowledged_lost_is_raised_once_and_the_rest_goes_on() -> None:
+    """An older copy of the log was put back: what was never acknowledged is sent under a new incarnation."""
+    machine = acknowledged_up_to(5)
+    pending = submit(machine, "new")
+    sent(machine)
+    machine.disconnected()
+    machine.connected(1.0)
+    machine.take(1.0)
+    lost = AcknowledgedLost("older copy", 3)
+    effects = machine.received(fault_of(lost))
+    (raised,) = [effect for effect in effects if isinstance(effect, Raise)]
+    assert isinstance(raised.error, AcknowledgedLost) and raised.error.last_number == 3
+    assert not pending.settled
+    machine.disconnected()
+    request = connect(machine, incarnation=9)
+    assert (request.incarnation, request.last_receipt) == (None, None)
+    (again,) = sent(machine)
+    assert (again.after, again.number) == (0, 1)
+
+
+def test_a_log_that_holds_less_than_it_acknowledged_is_noticed_here_too() -> None:
+    machine = acknowledged_up_to(5)
+    machine.disconnected()
+    machine.connected(1.0)
+    machine.take(1.0)
+    effects = opened(machine, last=4)
+    assert [type(effect) for effect in effects] == [Raise, Leave]
+
+
+def test_a_reused_number_stops_the_publisher() -> None:
+    """The number is known with other bytes: a copied or restored outbox. Its change is not stored; nothing goes on."""
+    machine = make(named=True, batch_bytes_aim=1)
+    connect(machine)
+    a, b = submit(machine, "a"), submit(machine, "b")
+    first, _ = sent(machine)
+    c = submit(machine, "c")
+    effects = machine.received(refused(first, "number-reused"))
+    assert isinstance(effects[-1], Stopped)
+    assert isinstance(a.error, NumberReused)
+    assert isinstance(b.error, OutcomeUnknown), "it was sent behind, and may have been stored"
+    assert isinstance(c.error, NumberReused)
+
+
+def test_a_server_that_says_no_for_good_is_a_final_leave() -> None:
+    machine = make()
+    machine.connected(0.0)
+    machine.take(0.0)
+    (effect,) = machine.received(Fault("unknown-feed", "no such feed", False))
+    assert isinstance(effect, Leave) and effect.final
+    group = submit(machine, "a")
+    assert isinstance(machine.stop(effect.error)[-1], Stopped)
+    assert group.error is not None and group.error.code == "unknown-feed"
+
+
+def test_a_publisher_that_is_not_understood_again_and_again_stops() -> None:
+    """What it says breaks the protocol at that server: trying for ever would only hide it."""
+    machine = make()
+    group = submit(machine, "a")
+    for _ in range(MISUNDERSTOOD_MAX):
+        assert machine.stopped is None
+        connect(machine)
+        sent(machine)
+        machine.received(Fault("bad-message", "what?", False))
+        machine.disconnected()
+    assert machine.stopped is not None
+    assert isinstance(group.error, OutcomeUnknown)
+
+
+def test_an_unanswered_open_changes_the_id_of_an_unnamed_publisher() -> None:
+    """That Open may still be granted late; it would supersede the incarnation that was granted meanwhile."""
+    machine = make()
+    machine.connected(0.0)
+    first = machine.take(0.0)
+    machine.disconnected()
+    machine.connected(1.0)
+    second = machine.take(1.0)
+    assert isinstance(first, Open) and isinstance(second, Open)
+    assert first.publisher != second.publisher
+    opened(machine)
+    machine.disconnected()
+    machine.connected(2.0)
+    third = machine.take(2.0)
+    assert isinstance(third, Open)
+    assert (third.publisher, third.incarnation) == (second.publisher, 1)
+
+
+def test_leaving_ends_what_is_out_as_unknown() -> None:
+    machine = make()
+    connect(machine)
+    a = submit(machine, "a")
+    sent(machine)
+    b = submit(machine, "b")
+    (effect,) = machine.give_up("the block was left")
+    assert effect == Settled((a, b))
+    assert isinstance(a.error, OutcomeUnknown) and isinstance(b.error, OutcomeUnknown)
+    with pytest.raises(UsageError):
+        submit(machine, "c")
+
+
+# ---- named publishers
+
+
+def test_a_named_publisher_goes_on_after_the_last_number_of_the_log() -> None:
+    machine = make(named=True)
+    assert not machine.numbering
+    connect(machine, incarnation=4, last=100)
+    assert machine.numbering
+    group = submit(machine, "a")
+    (publish,) = sent(machine)
+    assert (group.number, publish.after, publish.number) == (101, 100, 101)
+
+
+def test_a_rerun_asks_for_each_known_number_and_batches_the_rest() -> None:
+    """How the first run cut its batches is not known; what is beyond the log's last number is new."""
+    machine = make(named=True)
+    connect(machine, last=3)
+    for number in range(1, 7):
+        submit(machine, f"line-{number}", number=number)
+    publishes = sent(machine)
+    assert [(one.after, one.number, one.sizes) for one in publishes] == [
+        (0, 1, (1,)), (1, 2, (1,)), (2, 3, (1,)), (3, 4, (1, 1, 1)),
+    ]  # fmt: skip
+
+
+def test_numbers_may_be_skipped_but_never_go_back() -> None:
+    machine = make(named=True)
+    connect(machine)
+    submit(machine, "a", number=5)
+    submit(machine, "b", number=9)
+    with pytest.raises(UsageError, match="numbers only grow"):
+        submit(machine, "c", number=9)
+    assert [(one.after, one.number) for one in sent(machine)] == [(0, 5), (5, 9)]
+
+
+def test_only_a_named_publisher_chooses_numbers() -> None:
+    machine = make()
+    with pytest.raises(UsageError, match="name="):
+        submit(machine, "a", number=1)
+    assert machine.unacknowledged == 0
+
+
+def test_a_refused_number_of_a_named_publisher_is_skipped() -> None:
+    machine = make(named=True, batch_bytes_aim=1)
+    connect(machine, last=7)
+    submit(machine, "bad")
+    submit(machine, "good")
+    bad, good = sent(machine)
+    machine.received(refused(bad, "change-too-large"))
+    machine.received(refused(good, "number-gap"))
+    (again,) = sent(machine)
+    assert (again.after, again.number, again.payload) == (7, 9, good.payload)
+
+
+def test_a_name_in_use_is_told_until_it_is_granted() -> None:
+    machine = make(named=True)
+    machine.connected(0.0)
+    machine.take(0.0)
+    (effect,) = machine.received(fault_of(PublisherInUse("another process publishes as p")))
+    assert isinstance(effect, Leave) and not effect.final
+    assert machine.in_use is not None
+    machine.disconnected()
+    connect(machine)
+    assert machine.in_use is None
+
+
+def test_a_position_that_was_trimmed_is_not_invented() -> None:
+    machine = make(named=True)
+    connect(machine, last=1)
+    group = submit(machine, "a", number=1)
+    (publish,) = sent(machine)
+    machine.received(Answer(publish.number, 1, None, True))
+    assert isinstance(group.error, OutcomeUnknown)
+
+
+# ---- checks before anything is numbered
+
+
+def test_undeclared_names_are_refused_with_the_nearest_one() -> None:
+    machine = make()
+    connect(machine, resources=(Resource("vm", ("state", "nics")), Resource("image")))
+    with pytest.raises(UnknownResource, match="'vm'"):
+        machine.encode([change("a", resource="vms")])
+    with pytest.raises(UnknownField, match="'state'"):
+        machine.encode([change("a").__class__("vm", "a", "update", ("stat",))])
+    machine.encode([change("a").__class__("image", "a", "update", ("anything",))])
+    assert machine.last_number == 0
+
+
+def test_limits_are_the_smaller_of_mine_and_the_servers() -> None:
+    machine = make()
+    machine.encode([change("a", body="x" * 2000)])
+    connect(machine, limits=Limits(1000, 3000, 2**24, 16, 10.0, 25.0))
+    with pytest.raises(ChangeTooLarge):
+        machine.encode([change("a", body="x" * 2000)])
+    with pytest.raises(GroupTooLarge):
+        machine.encode([change(str(n), body="x" * 900) for n in range(4)])
+    with pytest.raises(InvalidChange):
+        machine.encode([])
+
+
+def test_a_redirect_is_followed() -> None:
+    machine = make()
+    connect(machine)
+    assert machine.received(Redirect(("ws://b:1",), 3.0)) == [Go(("ws://b:1",), 3.0)]
