@@ -159,11 +159,9 @@ def part_of(stored: Batch | Entry, digest: bytes, batch: Batch) -> int | None:
 
 
 def _group_at(sizes: Sequence[int], offset: int) -> int | None:
-    """The index of the group that begins after `offset` changes."""
-    for index, size in enumerate(sizes):
-        if offset == 0:
-            return index
-        offset -= size
-        if offset < 0:
-            return None
-    return None
+    """The index of the group that begins after `offset` changes (fewer than all of them), if one begins there."""
+    index = 0
+    while offset > 0:
+        offset -= sizes[index]
+        index += 1
+    return index if offset == 0 else None

@@ -159,6 +159,7 @@ class Sequencer:
         opening = self._openings[token]
         request, known = opening.request, opening.known
         if not self._ours(facts.look):
+            self.end("fenced")
             return self._deny(opening, NotCurrent("another leader has taken over; ask again"))
         if known.run is None and facts.state is not None:
             known.learn(facts.state)
@@ -263,6 +264,8 @@ class Sequencer:
         """A batch has come over an opened channel."""
         effects: list[Effect] = []
         found = self._channels.get(channel)
+        if self.ended is not None:
+            return effects
         if found is None:
             error = NotCurrent("this connection has no open publisher at this leader; open it again")
             return [Reply(ticket, refusals.refusal(batch, error))]
@@ -513,10 +516,7 @@ class Sequencer:
 
     def _ours(self, look: Look) -> bool:
         """Whether a look found this term's fence; if not, the term is over."""
-        if (look.fence.epoch, look.fence.term, look.lineage) == (self.epoch, self.term, self.lineage):
-            return True
-        self.end("fenced")
-        return False
+        return (look.fence.epoch, look.fence.term, look.lineage) == (self.epoch, self.term, self.lineage)
 
 
 class _Opening:
