@@ -62,7 +62,7 @@ WRITER_CACHE_KIB: Final = 32 * 1024
 READER_CACHE_KIB: Final = 2 * 1024
 READERS: Final = 4
 #: How long a TRUNCATE may hold appends up (or an unclean fence be held up) by readers.
-TRUNCATE_WAIT_MS: Final = 50
+TRUNCATE_WAIT_S: Final = 0.05
 #: How often appends look at the free room of the disk.
 ROOM_EVERY_S: Final = 0.1
 
@@ -433,7 +433,7 @@ class FeedFile:
         already. The copy is for one whose sync *failed*: the pages may be marked clean and yet not be on the disk.
         A reader frozen inside a transaction can keep the copy from being complete. Waiting for it would let one
         stopped process stop the feed, for the sake of a disk that failed and whose owner told nobody; so this gives up
-        after TRUNCATE_WAIT_MS, having copied what that reader allows, and `maintain` tries again until it succeeds.
+        after TRUNCATE_WAIT_S, having copied what that reader allows, and `maintain` tries again until it succeeds.
         If it was *this* process that saw the disk fail, it insists.
         """
         if clean and not self._failed:
@@ -454,9 +454,21 @@ class FeedFile:
         self._failed = False
 
     def _truncate(self, connection: sqlite3.Connection) -> bool:
-        """Copy the whole write-ahead log and cut it to nothing; waits for readers, TRUNCATE_WAIT_MS at most."""
+        """Copy the whole write-ahead log and cut it to nothing; waits for TRUNCATE_WAIT_S at most, for readers and for
+        a checkpoint that another process has begun."""
+        deadline = time.monotonic() + TRUNCATE_WAIT_S
+        while True:
+            if self._try_truncate(connection, deadline):
+                return True
+            # SQLite waits for readers, but not for the lock of another's checkpoint: then it says busy at once.
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(retry_pause())
+
+    def _try_truncate(self, connection: sqlite3.Connection, deadline: float) -> bool:
+        wait_ms = max(1, int(1000 * (deadline - time.monotonic())))
         try:
-            connection.execute(f"PRAGMA busy_timeout = {TRUNCATE_WAIT_MS}")
+            connection.execute(f"PRAGMA busy_timeout = {wait_ms}")
             try:
                 row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             finally:
