@@ -191,7 +191,7 @@ class PublisherInUse(Refused):
 
     code = "publisher-in-use"
     retryable = True
-    close_code = 4519
+    close_code = 4424
 
 
 class TooManyPublishers(Refused):

@@ -7,7 +7,6 @@ A schema says what one message must look like by itself; what parts must be to e
 from __future__ import annotations
 
 import copy
-import inspect
 from typing import Any, Final
 
 from changefeed.change import FIELD, FIELDS_MAX, ID_BYTES_MAX, WORD
@@ -20,6 +19,24 @@ DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 FROM_CLIENT: Final = ("subscribe", "handled", "open", "publish", "beat")
 FROM_SERVER: Final = ("subscribed", "events", "redirect", "opened", "answer", "reopen", "fault", "beat")
+
+#: What each message is for.
+MESSAGES: Final[dict[str, str]] = {
+    "subscribe": "The first message of a subscriber's connection, which serves this one subscription.",
+    "handled": "A subscriber's heartbeat: how far it is. Status and metrics show it; nothing is held back for it.",
+    "open": "The first message of a publisher's connection: who it is. Also the answer to `reopen`.",
+    "publish": "A batch: a run of changes with consecutive numbers. It is stored whole or not at all, and never cut: "
+    "when it is sent again, it has the same number, the same sizes and the same changes.",
+    "beat": "A heartbeat, when there is nothing else to say.",
+    "subscribed": "The answer to `subscribe`.",
+    "events": "A range of the feed, with what the filter selects of it. It ends at the end of a group.",
+    "redirect": "Please go to one of `servers`. The server closes with 4410 when it must.",
+    "fault": "Why the server is about to close the connection.",
+    "opened": "The answer to `open`.",
+    "answer": "The answer to one `publish`: stored or refused. Answers come in the order of the publishes.",
+    "reopen": "The leader changed, or this instance lost it: publishes without an answer get none. Say `open` again, "
+    "then send them again.",
+}
 
 #: Part of a message or of a record inside of one -> its meaning.
 MEANINGS: Final[dict[str, str]] = {
@@ -50,8 +67,8 @@ MEANINGS: Final[dict[str, str]] = {
     "limits.in_flight_max": "Publishes that may be sent ahead of their answers.",
     "limits.heartbeat_s": "Send something at least this often; the server does, too.",
     "limits.heartbeat_dead_s": "A peer that sends nothing for so long is gone.",
-    "events.after": "This message covers the feed's seqs above this one …",
-    "events.to": "… up to and including this position. It holds *all* events of that range that the filter selects.",
+    "events.after": "The message covers the feed from the seq after this one …",
+    "events.to": "… up to and including this position, and holds *all* events of that range that the filter selects.",
     "events.runs": "The events, in order; absent: none (a bookmark).",
     "run.epoch": "Epoch of these events.",
     "run.term": "Term id of these events.",
@@ -69,7 +86,7 @@ MEANINGS: Final[dict[str, str]] = {
     "redirect.delay_s": "Go after so many seconds; until then the connection goes on.",
     "fault.code": "A code of docs/reference/errors.md. Treat an unknown one by `retryable`.",
     "fault.message": "For people.",
-    "fault.retryable": "Whether the same request may succeed later. The close code that follows says the same.",
+    "fault.retryable": "Whether the same request may succeed later, unchanged.",
     "fault.details": "Depends on the code.",
     "open.feed": "The feed's name.",
     "open.publisher": 'The publisher\'s id. "outbox" is reserved.',
@@ -96,9 +113,10 @@ MEANINGS: Final[dict[str, str]] = {
     "answer.number": "Number of the `publish` that is answered.",
     "answer.count": "How many changes it had.",
     "answer.first": "Stored: position of its first change; the others follow it seq by seq, in the same epoch and "
-    "term. Absent from a repeated answer whose events have been trimmed.",
+    "term.",
     "answer.repeated": "true: the log held it already; an earlier try had arrived.",
-    "answer.code": "Refused, and nothing of it was stored: a code of docs/reference/errors.md.",
+    "answer.code": "Refused, and nothing of it was stored: a code of docs/reference/errors.md. Only `outcome-unknown` says "
+    "that it was handled before, and that what was stored has been trimmed.",
     "answer.message": "For people.",
     "answer.details": "Depends on the code.",
     "reopen.why": "For people.",
@@ -115,23 +133,16 @@ _NESTED: Final = {
 }
 
 
-def meaning_of(message: str) -> str:
-    """The first paragraph of the message's docstring."""
-    text = inspect.cleandoc(TABLES[JSON][message].cls.__doc__ or "")
-    return " ".join(text.split("\n\n")[0].split())
-
-
 def message_schema(name: str) -> Schema:
     """The schema of one message in its JSON form."""
     schema = copy.deepcopy(TABLES[JSON][name].schema())
     _describe(schema, name)
     if name == "answer":
-        stored = {"properties": {"repeated": {"const": True}}, "required": ["repeated"]}
-        schema["anyOf"] = [{"required": ["first"]}, {"required": ["code"]}, stored]
+        schema["oneOf"] = [{"required": ["first"]}, {"required": ["code"]}]
     elif name == "subscribe":
         start = schema["properties"]["start"]
         start["oneOf"] = [{"required": [part]} for part in start["properties"]]
-    return _file(name, meaning_of(name), schema)
+    return _file(name, MESSAGES[name], schema)
 
 
 def _file(name: str, description: str, schema: Schema) -> Schema:

@@ -163,8 +163,7 @@ def _check_publish(publish: Publish) -> None:
 
 
 def _check_answer(answer: Answer) -> None:
-    # A repeated batch may be known to be stored, at a place that is trimmed away.
-    if (answer.first is not None or answer.repeated) == (answer.code != ""):
+    if (answer.first is None) == (answer.code == ""):
         raise Wrong('needs either "first" (stored) or "code" (refused)')
 
 
