@@ -29,11 +29,13 @@ FOR_EVER: Final = float("inf")
 
 
 class Handover:
-    """epoch: of the term to hand over, 0 if none runs. how: "" until it is over. successor: None while not chosen."""
+    """epoch: of the term to hand over, 0 if none runs. how: "" until it is over; told: the driver knows it.
+    successor: None while not chosen, "" if there is none."""
 
     def __init__(self, settings: Settings, now: float, epoch: int) -> None:
         self.epoch = epoch
         self.how = ""
+        self.told = False
         self.successor: str | None = None
         self.asked_to_finish = False
         self._settings = settings

@@ -278,7 +278,7 @@ class Election(State):
 
     def _phase(self, now: float) -> bool:
         """One decision; True if the phase changed and the next one is due at once."""
-        if self.handover is not None and not self.handover.how:
+        if self.handover is not None and not self.handover.told:
             return self._decide_handover(now, self.handover)
         if self.term is not None:
             return self._decide_leading(now, self.term)
@@ -295,11 +295,11 @@ class Election(State):
     def _contend(self, now: float, why: str, *, clean: bool = False) -> None:
         """One compare-and-set with exactly the view that the decision rests on."""
         view, look = self.views.view, self.log.look
-        if view is None or not self._can_write(now):
-            return
-        if view.leader is None and not self.views.number:
+        if view is not None and view.leader is None and not self.views.number:
             self.views.need_read = True  # taking an empty seat rests on a synced read
-        elif look is not None and look.fence.epoch > view.epoch:
+        if view is None or self.views.need_read or not self._can_write(now):
+            return  # a view in doubt is read first: a write that failed would only fail again
+        if look is not None and look.fence.epoch > view.epoch:
             # The coordinator is behind the log: an epoch won now could not be fenced.
             self.requests.ask(now, RaiseEpoch, view, look.fence.epoch)
         elif view.leader is None:
@@ -396,9 +396,9 @@ class Election(State):
         self.requests.wake(now, self.pace.rest_until)
         if record is not None and record.process == self.member.process:
             if hindrance or self._discard == record.epoch:
-                if self.views.mine and self._can_write(now):
+                if self.views.mine and not self.views.need_read and self._can_write(now):
                     self.requests.ask(now, Resign, record.epoch)
-            elif not self.views.need_read:
+            else:
                 # Mine without a term: the reply was lost, or the term ended by itself.
                 self._contend(now, self._why_again or "reply-lost")
         elif hindrance:
@@ -434,7 +434,7 @@ class Election(State):
 
     def _decide_silence(self, now: float, record: LeaderRecord) -> None:
         suspicion = self.suspicion
-        self.pace.term_lasted(now - suspicion.since)
+        self.pace.term_heard(suspicion.heard_for())
         if suspicion.wants_answers(now) and self.requests.flying("ask") is None:
             self.requests.ask(now, AskMembers, record)
         if suspicion.condemned(now):
@@ -467,6 +467,7 @@ class Election(State):
         for at in handover.wake():
             self.requests.wake(now, at)
         if handover.how:
+            handover.told = True
             self._event(now, handover.epoch, handover.successor or "", f"handover: {handover.how}")
             self._end_term(now, "handover")
             self.requests.do(HandedOver(handover.how))

@@ -44,14 +44,14 @@ class Pace:
             self._backoff_s = min(max(self._low, 2 * self._backoff_s), self._high)
             self.silence_after = now + self._backoff_s
 
-    def term_lasted(self, seconds: float) -> None:
-        """Some leader, I or another, was in office for so long."""
+    def term_heard(self, seconds: float) -> None:
+        """Some leader, I or another, was in office and heard by others for so long. A term that nobody heard counts
+        for nothing: it lasted because of this back-off."""
         if seconds >= self._high:
             self._backoff_s = 0.0
 
     def term_ended(self, now: float, lasted: float, why: str) -> bool:
         """My own term ended; True if I should rest now and leave the lead to others."""
-        self.term_lasted(lasted)
         if lasted >= SHORT_TERM_S:
             self._strikes = 0
         elif why not in HARMLESS:

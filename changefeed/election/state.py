@@ -168,9 +168,12 @@ class State:
         self.term = None
         self._event(now, term.fence.epoch, self.member.name, f"ended: {why}")
         self._why_again = why
-        if why in ("fenced", "overtaken"):
+        if why == "fenced":  # by whom, the coordinator knows
             self.views.doubt()
-        if self.pace.term_ended(now, now - term.began, why):
+        lasted = now - term.began
+        if self.log.followers(now):
+            self.pace.term_heard(lasted)
+        if self.pace.term_ended(now, lasted, why):
             self._discard = term.fence.epoch
         if self.handover is not None:
             self.handover.term_over(now, why)

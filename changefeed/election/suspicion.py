@@ -136,6 +136,10 @@ class Suspicion:
     def silent_for(self, now: float) -> float:
         return now - max(self.since, self._serving_at)
 
+    def heard_for(self) -> float:
+        """From the first view of this record to the last word that it serves."""
+        return max(0.0, self._serving_at - self.since)
+
     def serving(self, now: float) -> bool:
         """It said within two heartbeats that it serves, is not leaving, and is not known to be gone."""
         return self._leading and now < self.serving_until() and not self.gone
