@@ -1,1 +1,70 @@
-"""changefeed: a multi-publisher changefeed broker with leader election; nothing lost or repeated under failover."""
+"""changefeed: a multi-publisher changefeed broker with leader election; nothing lost or repeated under failover.
+
+The tree follows an event, stage by stage; in each stage `machine.py` decides (pure) and `driver.py` does:
+
+    change.py        Change, Event, Position, Receipt …          errors.py    all errors as one tree
+    batch.py         the bytes: batch, entry, digest chain       wire/        messages, two encodings, limits
+    publisher/       1  numbers, encodes, keeps until acknowledged
+    peer/               carries batches to whoever leads, and entries back
+    election/           who leads: candidacy, challenge, suspicion, term
+    leader/          2  sequences under a term, deduplicates, commits in groups, sends receipts
+    log/             3  durable, fenced, readable
+    coordination/       who is here, who should lead             transport/   messages between processes
+    serving/         4  ranges of the log to subscribers; publishers' connections to the leader
+    subscriber/      5  contiguous, deduplicated, resumed
+    feednode.py, instance.py   wire one process's part in its feeds
+    testing/         conformance suites, fakes, strategies       cli/         one module per command
+    demo/            the main job: a git history through a failing cluster
+
+docs/internals/architecture.md shows the seams. What follows is the public API.
+"""
+
+from changefeed.change import Change, Event, FeedSettings, Filter, Position, Receipt, Resource
+from changefeed.errors import (
+    AcknowledgedLost,
+    CannotResume,
+    ChangefeedError,
+    CursorMoved,
+    FuturePosition,
+    OtherLineage,
+    OutcomeUnknown,
+    PositionTooOld,
+    Refused,
+    Superseded,
+)
+from changefeed.instance import Instance, open_instance
+from changefeed.publisher.driver import Pending, Publisher, open_publisher
+from changefeed.settings import Settings
+from changefeed.subscriber.cursors import FileCursor, MemoryCursor, SqliteCursor
+from changefeed.subscriber.driver import Subscription, open_subscription
+
+__all__ = [
+    "AcknowledgedLost",
+    "CannotResume",
+    "Change",
+    "ChangefeedError",
+    "CursorMoved",
+    "Event",
+    "FeedSettings",
+    "FileCursor",
+    "Filter",
+    "FuturePosition",
+    "Instance",
+    "MemoryCursor",
+    "OtherLineage",
+    "OutcomeUnknown",
+    "Pending",
+    "Position",
+    "PositionTooOld",
+    "Publisher",
+    "Receipt",
+    "Refused",
+    "Resource",
+    "Settings",
+    "SqliteCursor",
+    "Subscription",
+    "Superseded",
+    "open_instance",
+    "open_publisher",
+    "open_subscription",
+]

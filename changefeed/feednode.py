@@ -128,6 +128,8 @@ class FeedNode:
         """While I have no proof of being current, look whether another instance has."""
         while True:
             await trio.sleep(self.settings.log_look_s)
+            if self.draining.is_set():
+                return
             self._elsewhere = ()
             record = self._followed
             if self.stale_s() < self.settings.stale_after_s or record is None:
@@ -152,6 +154,11 @@ class FeedNode:
 
     def redirect(self) -> tuple[str, ...]:
         return self._elsewhere
+
+    def drain_to(self, servers: tuple[str, ...]) -> None:
+        """From now on sessions are sent to these servers, and publishers away."""
+        self._elsewhere = servers
+        self.draining.set()
 
     def look_seen(self) -> tuple[Look, float] | None:
         """The newest look into the log and the trio time at which it was taken; for status only."""
@@ -209,6 +216,10 @@ class FeedNode:
         logger.error("feed %s: another instance uses another log: %s", self.name, why)
         self.fail(LogReplaced(f"feed {self.name}: {why}"))
 
+    def serving(self) -> tuple[int, str]:
+        """Epoch and term that this instance leads in, (0, "") if it does not; cheap, unlike `beat`."""
+        return (0, "") if self._term is None else (self._term.epoch, self._term.term)
+
     def beat(self) -> PeerBeat:
         term, status, tail = self._term, self.elector.status, self.window.tail
         if term is not None:
@@ -224,15 +235,11 @@ class FeedNode:
             epoch=epoch,
             term=term_id,
             tail=None if tail is None else tail.position(self.log.lineage),
-            log_ok=self._log_ok(),
-            log_slow_s=0.0 if term is None else term.waiting_s,
-            leaving=status.role == "leaving",
-            successor="",
+            log_ok=status.log_ok,
+            log_slow_s=status.log_slow_s if term is None else max(status.log_slow_s, term.waiting_s),
+            leaving=status.leaving,
+            successor=status.successor,
         )
-
-    def _log_ok(self) -> bool:
-        limit = self.settings.log_timeout_s + self.settings.log_look_s
-        return self._look is not None and trio.current_time() - self._look[1] <= limit
 
     def said(self, ask: Ask) -> Said:
         process, heard = self._last_beat

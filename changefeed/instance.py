@@ -175,11 +175,20 @@ class Instance:
             async with trio.open_nursery() as nursery:
                 for node in self._nodes.values():
                     nursery.start_soon(node.hand_over)
-            for node in self._nodes.values():
-                node.draining.set()
+            for feed, node in self._nodes.items():
+                node.drain_to(await self._others(feed))
             await self._listener.aclose()
             while self._connections:
                 await self._changed.wait()
+
+    async def _others(self, feed: str) -> tuple[str, ...]:
+        """Where else the feed is served, as far as the coordinator knows."""
+        try:
+            members = await self.coordinator.members()
+        except ChangefeedError:
+            return ()
+        others = [one for one in members.values() if one.process != self.process and feed in one.feeds]
+        return tuple(one.url for one in others)
 
     # ---- tasks
 

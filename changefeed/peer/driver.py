@@ -103,6 +103,7 @@ class Node(Protocol):
 
     @property
     def evidence(self) -> Evidence: ...
+    def serving(self) -> tuple[int, str]: ...
     def beat(self) -> PeerBeat: ...
     def begin_window(self, at: Position) -> None: ...
     def visible(self, entries: Sequence[Entry]) -> None: ...
@@ -369,23 +370,16 @@ async def serve_peer(connection: Connection, hello: PeerHello, node: Node) -> No
 
 async def _serve_writes(connection: Connection, node: Node, end: LeaderEnd, queue: _Outgoing) -> None:
     settings, lineage = node.settings, node.log.lineage
-    said: PeerBeat | None = None
+    said: tuple[int, str] | None = None
     due = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_wake_on_change, node.changed, queue)
         while True:
             for message in queue.take():
                 await _send(connection, message, settings.stall_after_s)
-            beat = node.beat()
-            news = said is None or (beat.state, beat.epoch, beat.term, beat.leaving) != (
-                said.state,
-                said.epoch,
-                said.term,
-                said.leaving,
-            )
-            if news or trio.current_time() >= due:
-                said, due = beat, trio.current_time() + settings.peer_heartbeat_s
-                await _send(connection, beat, settings.stall_after_s)
+            if node.serving() != said or trio.current_time() >= due:
+                said, due = node.serving(), trio.current_time() + settings.peer_heartbeat_s
+                await _send(connection, node.beat(), settings.stall_after_s)
             after = end.next_after(node.window.floor, node.window.tail, lineage)
             entries = None if after is None else node.window.after(after.seq, settings.frame_bytes_aim)
             if after is not None and entries:

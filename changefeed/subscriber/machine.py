@@ -182,6 +182,9 @@ class SubscriberMachine:
     def settle(self, now: float) -> None:
         """The loop asks for more (or ended well): what was given is handled."""
         self._buffer.settle()
+        if self._unsaved is None and not self.saving:
+            # A loop that commits by itself leaves nothing for the saver to count.
+            self._begun_total = self._saved_total = self._buffer.total
         if not self._goal_seen and self.reached:
             self._goal_seen = self._save_soon = True
 

@@ -1,0 +1,79 @@
+"""What the docs say of defaults and commands is what the code says. CHANGEFEED_WRITE_DOCS=1 writes the generated parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+
+from changefeed.settings import DEFAULT_PORT, GIB, KIB, MIB, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULTS = ROOT / "docs" / "reference" / "defaults.md"
+
+HEAD = f"""# Defaults
+
+Every tunable of a process. Set one with a flag of `changefeed serve`, an environment variable (`CHANGEFEED_` and the name in
+capitals), a key of the TOML file, or `Settings(...)` in Python; in this order. Durations are written `1.5s`, `10m`, `7d`, sizes `4GiB`.
+The port is {DEFAULT_PORT}, on loopback.
+
+Retention belongs to the feed, not to a process: 7 days and 4 GiB, whichever is first; `changefeed feed set` changes it.
+
+| setting | default | why |
+|---|---|---|
+"""
+
+TAIL = """
+## Names
+
+| what | rule |
+|---|---|
+| feed | `[a-z][a-z0-9_-]{0,63}` |
+| resource, op | 1 to 64 letters, digits or `_.:-` |
+| field | 1 to 64 characters without spaces, commas or control characters |
+| id | 1 to 512 bytes of UTF-8 |
+| instance | 1 to 64 letters, digits, `.`, `-` or `_` |
+"""
+
+
+def shown(name: str, value: float) -> str:
+    if name.endswith("_s"):
+        for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60)):
+            if value >= seconds and value % seconds == 0:
+                return f"{value / seconds:g}{unit}"
+        return f"{value:g}s"
+    if name.endswith("_bytes") or "bytes_" in name:
+        for unit, size in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+            if value >= size and value % size == 0:
+                return f"{int(value) // size}{unit}"
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}"
+
+
+def defaults_page() -> str:
+    rows = [
+        f"| `{item.name}` | {shown(item.name, getattr(Settings(), item.name))} | {item.metadata['why']} |\n"
+        for item in dataclasses.fields(Settings)
+    ]
+    return HEAD + "".join(rows) + TAIL
+
+
+def test_the_defaults_page_is_what_the_code_says() -> None:
+    """docs/reference/defaults.md equals the table made from Settings."""
+    if os.environ.get("CHANGEFEED_WRITE_DOCS"):
+        DEFAULTS.write_text(defaults_page())
+
+    assert DEFAULTS.read_text() == defaults_page()
+
+
+def test_every_page_that_a_page_links_to_exists() -> None:
+    """No dead relative links in docs and README."""
+
+    dead = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            if not (page.parent / target).exists():
+                dead.append(f"{page.relative_to(ROOT)} -> {target}")
+
+    assert dead == []
