@@ -1,6 +1,6 @@
 """The judge: reads what the processes of a demo wrote down, and nothing else; imports only the standard library.
 
-    python -m changefeed.demo.verdict FOLDER        prints the verdict as JSON; exit status 1 if it is not clean
+    python changefeed/demo/verdict.py FOLDER        prints the verdict as JSON; exit status 1 if it is not clean
 
 A folder holds JSON lines, one record per line; `t` is CLOCK_MONOTONIC in nanoseconds, the same for all processes of a
 machine; a `position` is LINEAGE.EPOCH.TERM.SEQ.
@@ -348,7 +348,7 @@ def _judge_kill(when: int, verdict: Verdict, groups: Mapping[Key, Group], receip
 def main(arguments: list[str]) -> int:
     """Judge a folder and print the verdict."""
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        print("usage: python -m changefeed.demo.verdict FOLDER", file=sys.stderr)
+        print("usage: python changefeed/demo/verdict.py FOLDER", file=sys.stderr)
         return 2
     verdict = judge(Path(arguments[0]))
     print(json.dumps(verdict.summary(), indent=2))
