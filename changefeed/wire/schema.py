@@ -115,8 +115,8 @@ MEANINGS: Final[dict[str, str]] = {
     "answer.first": "Stored: position of its first change; the others follow it seq by seq, in the same epoch and "
     "term.",
     "answer.repeated": "true: the log held it already; an earlier try had arrived.",
-    "answer.code": "Refused, and nothing of it was stored: a code of docs/reference/errors.md. Only `outcome-unknown` says "
-    "that it was handled before, and that what was stored has been trimmed.",
+    "answer.code": "Refused, and nothing of it was stored: a code of docs/reference/errors.md. Only `outcome-unknown` "
+    "says that it was handled before, and that what was stored has been trimmed.",
     "answer.message": "For people.",
     "answer.details": "Depends on the code.",
     "reopen.why": "For people.",
