@@ -233,8 +233,10 @@ class Demo:
     async def _kill_leaders(self) -> None:
         """Kill the leader, aimed at a moment with changes in flight; start it again; from the beginning."""
         records = Records(self.folder / "kills.jsonl")
+        due = trio.current_time()
         while True:
-            await trio.sleep(self.kill_every_s)
+            due = max(due + self.kill_every_s, trio.current_time())
+            await trio.sleep_until(due)
             leader = await self._leader()
             await until(lambda: self.sent > self.answered, every_s=0.0003, within_s=AIM_S)
             in_flight, epoch, when = self.sent - self.answered, self.epoch, now_ns()

@@ -25,9 +25,8 @@ AHEAD_MAX = 2000
 
 
 async def publish(folder: Path, index: int, feed: str, servers: str, over_s: float) -> None:
-    """Publish the plan of publisher `index`, spread evenly over `over_s` seconds (0: as fast as it goes)."""
+    """Publish the plan of publisher `index`, its groups spread evenly over `over_s` seconds (0: as fast as it goes)."""
     steps = list(read_plan(folder / f"plan-{index}.jsonl"))
-    total = sum(len(step) for step in steps)
     records, gauge = Records(folder / f"publisher-{index}.jsonl"), Gauge(folder / f"publisher-{index}.gauge")
     async with open_publisher(feed, servers, name=f"demo-{index}") as publisher:
         await publisher.wait_ready()
@@ -37,8 +36,8 @@ async def publish(folder: Path, index: int, feed: str, servers: str, over_s: flo
         async with trio.open_nursery() as nursery:
             nursery.start_soon(settle, publisher.id, receive, records, gauge)
             async with send:
-                for step in steps:
-                    due = begun + over_s * (number - 1) / total
+                for place, step in enumerate(steps):
+                    due = begun + over_s * place / len(steps)
                     if due > trio.current_time():
                         await trio.sleep_until(due)
                     records.write("send", publisher=publisher.id, number=number, changes=step)
