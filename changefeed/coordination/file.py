@@ -234,7 +234,7 @@ class FileCoordinator:
         return found
 
     async def wait_change(self, feed: str, known: View | None) -> View:
-        told = self._told.get(feed, self._generation)
+        told = self._told.get(feed, min(1, self._generation))
         await trio.lowlevel.checkpoint()
         while True:
             try:

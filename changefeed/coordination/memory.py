@@ -372,7 +372,7 @@ class MemoryCoordinator:
         return await self._call(look)
 
     async def wait_change(self, feed: str, known: View | None) -> View:
-        told = self._told.get(feed, self.generation)
+        told = self._told.get(feed, min(1, self.generation))
         await trio.lowlevel.checkpoint()
         while True:
             if self._reached and not self.watches_held and not (self.member is not None and not self.session):

@@ -161,7 +161,7 @@ class ZookeeperCoordinator:
 
     async def wait_change(self, feed: str, known: View | None) -> View:
         check_feed_name(feed)
-        told = self._told.get(feed, self._generation)
+        told = self._told.get(feed, min(1, self._generation))
         while True:
             bell, pause = self._bell, RETRY_S
             try:
