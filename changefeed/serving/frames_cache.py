@@ -14,7 +14,7 @@ from changefeed.wire.messages import Run
 Value = TypeVar("Value")
 
 ITEMS_MAX: Final = 256
-BYTES_MAX: Final = 16 * 1024 * 1024
+BYTES_MAX: Final = 8 * 1024 * 1024
 _OVERHEAD: Final = 256
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from changefeed.batch import Tail
 from changefeed.change import Change, Filter, Position, Resource
@@ -24,7 +25,6 @@ from changefeed.transport.memory import MemoryConnection, connection_pair
 from changefeed.wire import JSON, MSGPACK
 from changefeed.wire.messages import Beat, Events, Fault, Handled, Redirect, Start, Subscribe, Subscribed
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 BEGINNING = Start(at="beginning")
 
 
@@ -101,7 +101,7 @@ def ids(client: ServingClient) -> list[str]:
 # ---- starts
 
 
-async def test_every_start_mode() -> None:
+async def test_every_start_mode(autojump_clock: MockClock) -> None:
     """Beginning, now, a position, a time; the welcome says where the subscription stands and where the head is."""
     async with bench() as b:
         for number in range(1, 11):
@@ -125,7 +125,7 @@ async def test_every_start_mode() -> None:
             assert ids(client) == [str(number) for number in range(first, 11)]
 
 
-async def test_positions_that_cannot_be_resumed_are_refused_from_the_log() -> None:
+async def test_positions_that_cannot_be_resumed_are_refused_from_the_log(autojump_clock: MockClock) -> None:
     """Each with its code, a close code that says "do not reconnect", and where the log begins and ends."""
     async with bench() as b:
         await b.feed.fill(10)
@@ -147,7 +147,7 @@ async def test_positions_that_cannot_be_resumed_are_refused_from_the_log() -> No
         assert (await b.refused(Subscribe("vmapi", Start(time=0), "agent")))[0].code == "position-too-old"
 
 
-async def test_an_instance_that_is_behind_refuses_nothing_that_the_log_holds() -> None:
+async def test_an_instance_that_is_behind_refuses_nothing_that_the_log_holds(autojump_clock: MockClock) -> None:
     """A position beyond its visible tail is accepted, and served once somebody vouches for what follows."""
     async with bench() as b:
         await b.feed.fill(3)
@@ -162,7 +162,7 @@ async def test_an_instance_that_is_behind_refuses_nothing_that_the_log_holds() -
         assert [event.seq for event in client.events] == [5]
 
 
-async def test_a_log_that_cannot_be_asked_is_no_reason_for_a_final_no() -> None:
+async def test_a_log_that_cannot_be_asked_is_no_reason_for_a_final_no(autojump_clock: MockClock) -> None:
     """not-current, which means: ask again; whether it fails or does not answer."""
     async with bench() as b:
         await b.feed.fill(1)
@@ -177,7 +177,7 @@ async def test_a_log_that_cannot_be_asked_is_no_reason_for_a_final_no() -> None:
         assert (await b.refused(wrong))[0].code == "other-lineage"
 
 
-async def test_now_waits_for_a_leader() -> None:
+async def test_now_waits_for_a_leader(autojump_clock: MockClock) -> None:
     """Nobody knows where now is before somebody vouches for a tail; for so long as a handshake may take."""
     async with bench(vouched=False) as b:
         client = b.connect()
@@ -189,7 +189,7 @@ async def test_now_waits_for_a_leader() -> None:
         assert (await b.refused(Subscribe("vmapi", Start(at="now"), "agent")))[0].code == "not-current"
 
 
-async def test_nothing_beyond_the_visible_tail_is_served() -> None:
+async def test_nothing_beyond_the_visible_tail_is_served(autojump_clock: MockClock) -> None:
     """Neither out of the log, nor before anybody has vouched for anything."""
     async with bench(vouched=False) as b:
         await b.feed.append([Change("vm", "1", "create")], visible=False)
@@ -204,7 +204,7 @@ async def test_nothing_beyond_the_visible_tail_is_served() -> None:
         assert ids(client) == ["1"]
 
 
-async def test_a_position_inside_a_group() -> None:
+async def test_a_position_inside_a_group(autojump_clock: MockClock) -> None:
     """An event iterator goes on inside it; groups start at the group's first event."""
     async with bench() as b:
         await b.feed.fill(1)
@@ -238,17 +238,17 @@ async def test_a_position_inside_a_group() -> None:
         (Handled(Position.beginning("0" * 16)), "bad-message"),
     ],
 )
-async def test_first_messages_that_are_refused(first: Any, code: str) -> None:
+async def test_first_messages_that_are_refused(autojump_clock: MockClock, first: Any, code: str) -> None:
     """With the nearest name, where a name is meant."""
     async with bench() as b:
         b.feed.declaration = Declaration((Resource("vm", ("state",)),))
         fault, lost = await b.refused(first)
         assert fault.code == code and 4500 <= lost.close_code_received < 5000
         if code.startswith("unknown"):
-            assert any(name in fault.message for name in ("'vmapi'", "'vm'", "'state'"))
+            assert any(name in fault.message for name in ("vmapi", "vm", "state"))
 
 
-async def test_a_silent_connection_is_let_go() -> None:
+async def test_a_silent_connection_is_let_go(autojump_clock: MockClock) -> None:
     async with bench() as b:
         client = b.connect()
         fault, lost = await client.hear_all()
@@ -260,7 +260,7 @@ async def test_a_silent_connection_is_let_go() -> None:
 
 
 @pytest.mark.parametrize("subprotocol", [MSGPACK, JSON])
-async def test_catch_up_and_live_merge_at_every_step(subprotocol: str) -> None:
+async def test_catch_up_and_live_merge_at_every_step(autojump_clock: MockClock, subprotocol: str) -> None:
     """An append before, between and after each message that a subscriber takes: each event once, in order, whether it
     comes out of the log or the window."""
     settings = Settings(window_bytes=1500, frame_bytes_aim=600)
@@ -277,7 +277,7 @@ async def test_catch_up_and_live_merge_at_every_step(subprotocol: str) -> None:
         assert ids(client) == [str(number) for number in range(1, count + 1)]
 
 
-async def test_appends_at_every_point_of_a_read_from_the_log() -> None:
+async def test_appends_at_every_point_of_a_read_from_the_log(autojump_clock: MockClock) -> None:
     """While the log is being read, while its answer is on the way, while the window moves past it."""
     settings = Settings(window_bytes=600, frame_bytes_aim=300)
     async with bench(settings) as b:
@@ -298,7 +298,7 @@ async def test_appends_at_every_point_of_a_read_from_the_log() -> None:
         assert len(client.events) >= 60
 
 
-async def test_a_filter_selects_and_a_bookmark_never_overtakes_an_event() -> None:
+async def test_a_filter_selects_and_a_bookmark_never_overtakes_an_event(autojump_clock: MockClock) -> None:
     """With appends while bookmarks are due: the position passes no wanted event before it is delivered."""
     async with bench() as b:
         client = await b.subscribe(filter=Filter({"vm": ()}))
@@ -318,7 +318,7 @@ async def test_a_filter_selects_and_a_bookmark_never_overtakes_an_event() -> Non
         assert any(not frame.runs for frame in client.frames)
 
 
-async def test_a_filter_that_selects_nothing_still_moves_through_log_and_window() -> None:
+async def test_a_filter_that_selects_nothing_still_moves_through_log_and_window(autojump_clock: MockClock) -> None:
     """A subscriber is told that it has caught up at once, not only when the next bookmark is due."""
     async with bench(Settings(window_bytes=2000, frame_bytes_aim=500)) as b:
         await b.feed.fill(100)
@@ -327,7 +327,7 @@ async def test_a_filter_that_selects_nothing_still_moves_through_log_and_window(
         assert (trio.current_time(), client.events, len(client.frames)) == (0, [], 1)
 
 
-async def test_equal_filters_share_their_frames() -> None:
+async def test_equal_filters_share_their_frames(autojump_clock: MockClock) -> None:
     """At the tail, a frame is cut and encoded once for all sessions with an equal filter and sub-protocol."""
     async with bench() as b:
         filters = [Filter({"vm": ("state",)}), Filter({"vm": ("state",)}), Filter(), Filter(), Filter({"nic": ()})]
@@ -343,7 +343,7 @@ async def test_equal_filters_share_their_frames() -> None:
             assert ids(client) == [str(number) for number in range(1, 11)]
 
 
-async def test_frames_end_at_group_ends_and_are_of_about_the_size_aimed_at() -> None:
+async def test_frames_end_at_group_ends_and_are_of_about_the_size_aimed_at(autojump_clock: MockClock) -> None:
     """A group travels in one frame even if it is larger; frames do not grow beyond the aim otherwise."""
     async with bench(Settings(frame_bytes_aim=2000)) as b:
         await b.feed.append([Change("vm", f"g{n}", "update", None, "x" * 500) for n in range(20)])
@@ -356,7 +356,7 @@ async def test_frames_end_at_group_ends_and_are_of_about_the_size_aimed_at() -> 
         assert all(event.last == (event.seq >= 20) for event in client.events)
 
 
-async def test_heartbeats_go_both_ways_when_idle() -> None:
+async def test_heartbeats_go_both_ways_when_idle(autojump_clock: MockClock) -> None:
     """The server beats every heartbeat_s with head, epoch and staleness; a client that says nothing is let go."""
     async with bench() as b:
         await b.feed.fill(3)
@@ -368,7 +368,7 @@ async def test_heartbeats_go_both_ways_when_idle() -> None:
         assert trio.current_time() == 25
 
 
-async def test_handled_positions_are_listed_by_name() -> None:
+async def test_handled_positions_are_listed_by_name(autojump_clock: MockClock) -> None:
     """Both of two connections of one name; who left stays, with position and reason, until the memory ends."""
     async with bench(Settings(subscriber_memory_s=100)) as b:
         await b.feed.fill(5)
@@ -398,7 +398,7 @@ async def test_handled_positions_are_listed_by_name() -> None:
         assert b.feed.subscribers.snapshot() == []
 
 
-async def test_names_that_left_are_bounded() -> None:
+async def test_names_that_left_are_bounded(autojump_clock: MockClock) -> None:
     async with bench(Settings(subscribers_named_max=3)) as b:
         for number in range(10):
             client = await b.subscribe(name=f"n{number}")
@@ -410,36 +410,37 @@ async def test_names_that_left_are_bounded() -> None:
 # ---- slow, trimmed, broken
 
 
-async def test_a_slow_reader_is_served_from_the_log_and_holds_no_memory() -> None:
+async def test_a_slow_reader_is_served_from_the_log_and_holds_no_memory(autojump_clock: MockClock) -> None:
     """It reads an event now and then while megabytes pass by: nothing is kept for it; in the end it has everything."""
     settings = Settings(window_bytes=50_000, frame_bytes_aim=20_000)
     async with bench(settings) as b:
-        slow = await b.subscribe(buffer_bytes=40_000)
         fast = await b.subscribe(name="fast")
         body = "z" * 2000
 
-        async def round_of(start: int) -> None:
-            await b.feed.fill(500, start=start, body=body)
-            await fast.until(start + 499)
-            fast.events.clear(), fast.frames.clear()
+        async def growth(start: int) -> int:
+            """By how much memory grows with 1,000 events that the fast reader takes; the log itself is in memory."""
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            await b.feed.fill(1000, start=start, body=body)
+            await fast.until(start + 999)
+            fast.events.clear()
+            fast.frames.clear()
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0] - before
 
-        await round_of(1)
-        log = b.feed.log._data.entries
-        gc.collect()
         tracemalloc.start()
-        for start in range(501, 3001, 500):
-            await round_of(start)
-        gc.collect()
-        grown, _ = tracemalloc.get_traced_memory()
+        await growth(1)
+        alone = await growth(1001)
+        slow = await b.subscribe(buffer_bytes=40_000)
+        beside = await growth(2001)
         tracemalloc.stop()
-        stored = sum(len(entry.payload) for entry in log[500:])
-        assert stored > 5_000_000
-        assert grown < stored + 1_500_000, "memory grew with what the slow reader has not read"
+        assert alone > 2_000_000, "what the log itself holds was not seen"
+        assert beside < alone + 200_000, "memory grew with what the slow reader has not read"
         await slow.until(3000)
         assert ids(slow) == [str(number) for number in range(1, 3001)]
 
 
-async def test_a_reader_that_takes_nothing_is_cut_after_stall_after() -> None:
+async def test_a_reader_that_takes_nothing_is_cut_after_stall_after(autojump_clock: MockClock) -> None:
     """Though it still beats; the others go on."""
     async with bench(Settings(frame_bytes_aim=1000)) as b:
         await b.feed.fill(1)
@@ -457,7 +458,7 @@ async def test_a_reader_that_takes_nothing_is_cut_after_stall_after() -> None:
             await client.hear()
 
 
-async def test_a_position_that_falls_out_of_retention_is_told() -> None:
+async def test_a_position_that_falls_out_of_retention_is_told(autojump_clock: MockClock) -> None:
     """PositionTooOld from a fresh look, with what the subscriber may do instead; never a silent jump."""
     async with bench(Settings(window_bytes=100, frame_bytes_aim=1000)) as b:
         client = await b.subscribe(buffer_bytes=2000)
@@ -472,7 +473,7 @@ async def test_a_position_that_falls_out_of_retention_is_told() -> None:
         assert ids(client) == [str(number) for number in range(1, client.position.seq + 1)]
 
 
-async def test_a_log_outage_keeps_subscribers_and_goes_on_by_itself() -> None:
+async def test_a_log_outage_keeps_subscribers_and_goes_on_by_itself(autojump_clock: MockClock) -> None:
     async with bench(Settings(window_bytes=100, frame_bytes_aim=300)) as b:
         await b.feed.fill(10)
         client = await b.subscribe()
@@ -488,7 +489,7 @@ async def test_a_log_outage_keeps_subscribers_and_goes_on_by_itself() -> None:
             assert ids(each) == [str(number) for number in range(1, 11)]
 
 
-async def test_a_read_that_fails_once_is_tried_again() -> None:
+async def test_a_read_that_fails_once_is_tried_again(autojump_clock: MockClock) -> None:
     async with bench(Settings(window_bytes=100, frame_bytes_aim=300)) as b:
         await b.feed.fill(10)
         for delay in (0.0, 100.0):
@@ -498,7 +499,7 @@ async def test_a_read_that_fails_once_is_tried_again() -> None:
             assert len(client.events) == 10
 
 
-async def test_an_older_log_under_a_running_session_is_told() -> None:
+async def test_an_older_log_under_a_running_session_is_told(autojump_clock: MockClock) -> None:
     """The visible tail goes back behind a session's position: the log decides, and the subscriber is told."""
     async with bench() as b:
         await b.feed.fill(4)
@@ -514,7 +515,7 @@ async def test_an_older_log_under_a_running_session_is_told() -> None:
         assert [each.code for each in heard if isinstance(each, Fault)] == ["future-position"]
 
 
-async def test_a_damaged_entry_ends_the_session_as_log_damaged() -> None:
+async def test_a_damaged_entry_ends_the_session_as_log_damaged(autojump_clock: MockClock) -> None:
     async with bench() as b:
         entry = await b.feed.append([Change("vm", "1", "create"), Change("vm", "2", "create")])
         object.__setattr__(entry, "payload", entry.payload[:-1])
@@ -534,7 +535,7 @@ async def test_a_damaged_entry_ends_the_session_as_log_damaged() -> None:
         pytest.param(Subscribe("vmapi", BEGINNING, "n"), id="twice"),
     ],
 )
-async def test_a_message_that_is_wrong_ends_the_connection_with_a_reason(wrong: Any) -> None:
+async def test_a_message_that_is_wrong_ends_the_connection_with_a_reason(autojump_clock: MockClock, wrong: Any) -> None:
     async with bench() as b:
         client, other = await b.subscribe(), await b.subscribe(name="other")
         if isinstance(wrong, Subscribe):
@@ -550,7 +551,7 @@ async def test_a_message_that_is_wrong_ends_the_connection_with_a_reason(wrong: 
 # ---- leaving
 
 
-async def test_draining_sends_subscribers_elsewhere_spread_over_time() -> None:
+async def test_draining_sends_subscribers_elsewhere_spread_over_time(autojump_clock: MockClock) -> None:
     """Each is told at once where to go and when; served until then; closed with 4410 if it does not go by itself."""
     async with bench() as b:
         await b.feed.fill(2)
@@ -579,7 +580,7 @@ async def test_draining_sends_subscribers_elsewhere_spread_over_time() -> None:
         assert len(b.feed.subscribers) == 0
 
 
-async def test_draining_without_another_server_closes_at_once() -> None:
+async def test_draining_without_another_server_closes_at_once(autojump_clock: MockClock) -> None:
     async with bench() as b:
         client = await b.subscribe()
         b.feed.draining.set()
@@ -588,7 +589,7 @@ async def test_draining_without_another_server_closes_at_once() -> None:
         assert trio.current_time() == 0
 
 
-async def test_a_stale_instance_redirects_once_a_minute_by_name() -> None:
+async def test_a_stale_instance_redirects_once_a_minute_by_name(autojump_clock: MockClock) -> None:
     """Only to a server that is fresh; a subscriber that comes back is kept for the rest of the minute."""
     async with bench() as b:
         client = await b.subscribe(Start(at="now"))
@@ -614,7 +615,7 @@ async def test_a_stale_instance_redirects_once_a_minute_by_name() -> None:
         assert 60 <= redirects[1] - redirects[0] <= 66
 
 
-async def test_a_session_ends_when_its_peer_goes() -> None:
+async def test_a_session_ends_when_its_peer_goes(autojump_clock: MockClock) -> None:
     """By a close, by a break, in the middle of whatever: nothing is left of it."""
     async with bench(Settings(frame_bytes_aim=500)) as b:
         await b.feed.fill(50, body="x" * 300)
@@ -631,7 +632,7 @@ async def test_a_session_ends_when_its_peer_goes() -> None:
         assert {each["reason"] for each in b.feed.subscribers.snapshot()} == {"connection-lost"}
 
 
-async def test_a_window_that_begins_anew_is_no_gap() -> None:
+async def test_a_window_that_begins_anew_is_no_gap(autojump_clock: MockClock) -> None:
     """A new leader's window may begin at any tail: what lies between is read from the log."""
     async with bench() as b:
         await b.feed.fill(3)
