@@ -7,6 +7,7 @@ kinds.py     what a part of a message may be: reading, writing, schema
 tables.py    which parts each message has
 codec.py     messages <-> msgpack or JSON text, with every check of what a peer may send
 frames.py    entries -> the runs of an events message, cut out without re-encoding; and back to events
+faults.py    errors <-> faults, refused answers and close codes
 schema.py    a JSON Schema of each message, from which docs/reference/schema/ is written
 """
 

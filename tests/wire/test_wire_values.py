@@ -152,8 +152,7 @@ def test_what_is_no_json_value_is_refused_with_its_path(value: Any, sentence: st
     assert len(str(caught.value)) < 300
 
 
-def nest(depth: int) -> Any:
-    value: Any = 1
+def nest(depth: int, value: Any = 1) -> Any:
     for index in range(depth):
         value = [value] if index % 2 else {"a": value}
     return value
@@ -162,18 +161,21 @@ def nest(depth: int) -> Any:
 def test_depth_is_bounded_alike_everywhere() -> None:
     """64 containers inside each other pass; 65, and a list that holds itself, are refused by encoder, checker, JSON."""
     deepest, deeper = nest(DEPTH_MAX), nest(DEPTH_MAX + 1)
+    empty = nest(DEPTH_MAX, [])
+    check_values([encode_value(nest(DEPTH_MAX - 1, []))])
     assert decode_value(encode_value(deepest)) == deepest
     check_values([encode_value(deepest)])
     assert value_from_json(value_to_json(deepest)) == deepest
     itself: list[Any] = []
     itself.append(itself)
-    for bad in (deeper, itself):
+    for bad in (deeper, empty, itself):
         with pytest.raises(InvalidChange, match="more than 64"):
             encode_value(bad)
-    with pytest.raises(InvalidChange, match="more than 64"):
-        value_from_json(deeper)
-    with pytest.raises(BadMessage, match="more than 64"):
-        check_values([msgpack.packb(deeper)])
+    for bad in (deeper, empty):
+        with pytest.raises(InvalidChange, match="more than 64"):
+            value_from_json(bad)
+        with pytest.raises(BadMessage, match="more than 64"):
+            check_values([b"\x01", msgpack.packb(bad)])
 
 
 @given(st.lists(values, max_size=5))
