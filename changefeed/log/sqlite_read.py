@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any, Final
 
-from changefeed.batch import Entry, Tail
+from changefeed.batch import ENTRY_OVERHEAD, Entry, Tail
 from changefeed.change import FeedSettings
 from changefeed.errors import LogDamaged, LogFormatUnknown, TrimmedAway
 from changefeed.log import FORMAT, Fence, Look, PublisherState
@@ -136,23 +136,22 @@ def read(connection: sqlite3.Connection, feed: str, lineage: str, after_seq: int
         raise TrimmedAway(too_old(feed, after_seq, floor.seq))
     tail = read_end(connection, feed, "tail")
     found: list[Entry] = []
-    size, digest, complete = 0, b"", True
+    size, digest = 0, b""
     for row in connection.execute(
         f"SELECT {ENTRY_COLUMNS} FROM entries WHERE last_seq > ? ORDER BY last_seq", (after_seq,)
     ):
-        entry = entry_of(feed, row)
-        size += entry.bytes
-        if found and size > max_bytes:
-            complete = False
+        # Judged by its size alone before it is decoded: what is not asked for may be damaged.
+        if found and size + (len(row[-1]) if type(row[-1]) is bytes else 0) + ENTRY_OVERHEAD > max_bytes:
             break
+        entry = entry_of(feed, row)
         if found:
             follow(feed, lineage, found[-1].last_seq, digest, entry)
         else:
             _check_first(connection, feed, lineage, after_seq, floor, entry)
+        size += entry.bytes
         digest = entry.digest
         found.append(entry)
-    if complete:
-        _check_reaches_tail(feed, max(after_seq, floor.seq), found, tail)
+    _check_end(feed, after_seq, found, tail)
     return found
 
 
@@ -169,14 +168,13 @@ def _check_first(
     follow(feed, lineage, before, digest, entry)
 
 
-def _check_reaches_tail(feed: str, after_seq: int, found: list[Entry], tail: Tail) -> None:
-    if not found:
-        if after_seq < tail.seq:
-            raise LogDamaged(f"the log of feed {feed} holds nothing after seq {after_seq}, yet ends at {tail.seq}")
-    elif not _is_end(tail, found[-1]):
+def _check_end(feed: str, after_seq: int, found: list[Entry], tail: Tail) -> None:
+    if not found and after_seq < tail.seq:
+        raise LogDamaged(f"the log of feed {feed} holds nothing after seq {after_seq}, yet ends at {tail.seq}")
+    if found and found[-1].last_seq >= tail.seq and not _is_end(tail, found[-1]):
         raise LogDamaged(
             f"the log of feed {feed} says that it ends at seq {tail.seq}, but its last entry ends at"
-            f" {found[-1].last_seq}"
+            f" {found[-1].last_seq}, or has another stamp"
         )
 
 

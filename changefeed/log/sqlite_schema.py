@@ -155,6 +155,8 @@ def entry_of(feed: str, row: tuple[Any, ...]) -> Entry:
     sizes = struct.unpack(f">{len(packed) // 4}I", packed)
     if seq + sum(sizes) - 1 != last_seq:
         raise LogDamaged(f"entry {seq} of feed {feed} holds {sum(sizes)} changes and yet ends at seq {last_seq}")
+    if len(term) != 8:
+        raise LogDamaged(f"entry {seq} of feed {feed} has an unreadable term {term!r}")
     if batch_digest(sizes, payload) != stored:
         raise LogDamaged(f"entry {seq} of feed {feed}: its bytes do not match their digest")
     return Entry(epoch, term, seq, time, publisher, incarnation, after, number, sizes, payload, stored, digest)
