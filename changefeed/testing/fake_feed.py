@@ -16,8 +16,8 @@ from changefeed.batch import Batch, Entry, Tail, batch_digest, chain
 from changefeed.change import Change, Event, FeedSettings, Position
 from changefeed.errors import ChangefeedError, NotCurrent
 from changefeed.leader import Answered, Leader
-from changefeed.log import Fence
-from changefeed.log.memory import Faults, MemoryFeedLog, MemoryLogStore, MemoryPlace
+from changefeed.log import FeedLog, Fence
+from changefeed.log.memory import Faults, MemoryLogStore, MemoryPlace
 from changefeed.ports import SeededEntropy, World
 from changefeed.serving.feed import limits_of
 from changefeed.serving.registry import Registry
@@ -38,8 +38,8 @@ class FakeFeed:
     instance = "i1"
     process = "0123456789abcdef"
 
-    def __init__(self, log: MemoryFeedLog, settings: Settings, place: MemoryPlace, faults: Faults) -> None:
-        self.log = log
+    def __init__(self, log: FeedLog, settings: Settings, place: MemoryPlace, faults: Faults) -> None:
+        self.log: FeedLog = log
         self.place = place
         self.faults = faults
         self.settings = settings
@@ -181,7 +181,8 @@ class FakeLeader:
         if self.refuse_open:
             raise self.refuse_open.pop(0)
         limits = limits_of(self._feed.settings)
-        return Opened(request.feed, self.name, "f" * 16, self.name, self.epoch, 7, self.last_number, limits)
+        incarnation = len(self.opens) if request.incarnation is None else request.incarnation
+        return Opened(request.feed, self.name, "f" * 16, self.name, self.epoch, incarnation, self.last_number, limits)
 
     async def publish(self, channel: str, batch: Batch, answered: Answered) -> None:
         await trio.lowlevel.checkpoint()
