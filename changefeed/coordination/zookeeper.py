@@ -279,6 +279,11 @@ class ZookeeperClient:
             raise ours
         return op, ours
 
+    @property
+    def newest_seen(self) -> int:
+        """Transaction id of the newest data that this client has seen; servers that are behind it refuse it."""
+        return int(self._kazoo.last_zxid or 0)
+
     def check(self) -> None:
         """Notice that kazoo's thread has ended by itself (it does not always say so)."""
         if not self._closing and self._kazoo._connection.connection_stopped.is_set():

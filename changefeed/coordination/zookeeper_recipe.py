@@ -56,6 +56,8 @@ START_LIMIT_S: Final = 10.0
 #: Watches can be lost with a server; every waiter looks again this often whatever it hears.
 LOOK_AGAIN_S: Final = 5.0
 RETRY_S: Final = 0.5
+#: After so long without a connection a second client finds out whether it is the ensemble or the client.
+DOUBT_S: Final = 2.0
 #: A second client that has been connected for so long while the first could not proves that the first is stuck.
 STUCK_S: Final = 5.0
 #: How much longer than its time-out a dead session may be seen (a tick of ZooKeeper's clock, and some).
@@ -255,6 +257,7 @@ class ZookeeperCoordinator:
         """What the ensemble holds of a feed, at least as new as the call; with watches on it if asked."""
         base = self._feed_path(feed)
         epoch_path, leader_path = f"{base}/epoch", f"{base}/leader"
+        before: tuple[int, LeaderRecord | None] | None = None
         for _ in range(_ROUNDS_MAX):
             # One after another in one session: the sync makes the gets behind it current, and the watches, set
             # before the gets, tell of everything that these did not see.
@@ -286,8 +289,12 @@ class ZookeeperCoordinator:
                 pass
             if leader is None or leader.epoch <= epoch:
                 return _Seen(View(feed, epoch, version, leader), leader_version)
-            # The lead changed between the two: read both again.
-        raise CoordinatorUnavailable(f"ZooKeeper's record of {feed} is at odds with itself: leader is ahead of epoch")
+            # The lead changed between the two gets: read both again. If nothing moves, somebody has edited the epoch
+            # by hand, and the leader's epoch was never given by what is there now.
+            if (version, leader) == before:
+                return _Seen(View(feed, epoch, version, None), leader_version)
+            before = (version, leader)
+        raise CoordinatorUnavailable(f"the lead of {feed} changes faster than it can be read")
 
     # -- leading
 
@@ -485,13 +492,21 @@ class ZookeeperCoordinator:
         now = trio.current_time()
         if client.ended:
             await self._adopt(spare if spare is not None else self._new_client())
-        elif spare is None and now - client.changed_at > 2 * self._asked_s:
-            # Away for long: is it the ensemble or the client? A second client finds out.
+        elif spare is None and now - client.changed_at > DOUBT_S:
             self._spare = self._new_client()
-        elif spare is not None and spare.connected and now - spare.changed_at > STUCK_S:
-            log.warning("a ZooKeeper client was stuck: replaced by a new one, with a new session")
+        elif spare is not None and spare.connected and await self._hopeless(client, spare):
+            log.warning("a ZooKeeper client cannot come back: replaced by a new one, with a new session")
             await self._adopt(spare)
         return RETRY_S
+
+    async def _hopeless(self, client: ZookeeperClient, spare: ZookeeperClient) -> bool:
+        """Whether `client` will not connect again although `spare` did. Servers refuse a client that has seen newer
+        data than theirs: after their data was wiped or restored, it tries for ever."""
+        with trio.move_on_after(CALL_LIMIT_S):
+            await spare.sync(f"{self._root}/id").get()
+            if spare.newest_seen < client.newest_seen:
+                return not client.connected
+        return not client.connected and trio.current_time() - spare.changed_at > STUCK_S
 
     async def _adopt(self, client: ZookeeperClient) -> None:
         old, self._client, self._spare = self._client, client, None

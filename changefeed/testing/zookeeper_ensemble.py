@@ -155,8 +155,15 @@ class ZookeeperEnsemble:
         self._end(index, signal.SIGTERM)
 
     def pause(self, index: int) -> None:
-        """SIGSTOP: the server freezes with its connections open."""
+        """SIGSTOP: the server freezes with its connections open; returns once none of its threads runs."""
         self._signal(self._servers[index], signal.SIGSTOP)
+        deadline = time.monotonic() + 5.0
+        tasks = Path(f"/proc/{self.pid(index)}/task")
+        while time.monotonic() < deadline:
+            states = [path.read_text().rpartition(")")[2].split()[0] for path in tasks.glob("*/stat")]
+            if all(state == "T" for state in states):
+                return
+            time.sleep(0.001)
 
     def resume(self, index: int) -> None:
         self._signal(self._servers[index], signal.SIGCONT)
@@ -167,11 +174,18 @@ class ZookeeperEnsemble:
         self._launch(self._servers[index])
         self._wait_serving([self._servers[index]], limit_s)
 
+    def mode(self, index: int) -> str:
+        """What a server does: "leader", "follower", "standalone", "read-only"; "" if it serves nobody."""
+        for line in _ask(self._servers[index].client_port, "srvr").splitlines():
+            if line.startswith("Mode: "):
+                return line.removeprefix("Mode: ").strip()
+        return ""
+
     def leader(self) -> int:
         """Index of the server that leads the ensemble. Raises EnsembleError if none does."""
-        for server in self._servers:
-            if server.running and "Mode: leader" in _ask(server.client_port, "srvr"):
-                return server.number - 1
+        for index in range(len(self._servers)):
+            if self.mode(index) == "leader":
+                return index
         raise EnsembleError("no server leads the ensemble now")
 
     # -- all of them
@@ -268,7 +282,7 @@ class ZookeeperEnsemble:
         deadline = time.monotonic() + limit_s
         waiting = list(servers)
         while waiting:
-            waiting = [server for server in waiting if "Mode: " not in _ask(server.client_port, "srvr")]
+            waiting = [server for server in waiting if not self.mode(server.number - 1)]
             for server in waiting:
                 if not server.running:
                     raise EnsembleError(f"ZooKeeper server {server.number} ended: {self._said(server)}")
