@@ -88,6 +88,7 @@ class Term:
         self._unkept_bytes = 0
         self._counts = {"appends": 0, "entries": 0, "events": 0, "append_retries": 0, "trimmed_to": look.floor.seq}
         self._append_s = 0.0
+        self._failing = ""
         self._kept: dict[str, int] = {}
 
     # ---- what callers see
@@ -247,7 +248,8 @@ class Term:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> str:
         """Append and trim until the term ends; returns why: "handover" after `finish`, what `end` was told, "fenced",
-        "tail-moved", "outcome-unknown", or the code of what is wrong with the log. Cancellation ends the term."""
+        "tail-moved", "outcome-unknown", or the code of what is wrong with the log. Cancellation ends the term; an
+        append that has begun runs to its end in the log first."""
         self._running = True
         try:
             with self._scope:
@@ -292,15 +294,17 @@ class Term:
             self._perform(self._machine.append_failed(error))
             return
         except ChangefeedError as error:
-            logger.warning("feed %s: append of epoch %d: %s", self._log.feed, self.epoch, error)
+            if error.code != self._failing:
+                logger.warning("feed %s: append of epoch %d: %s", self._log.feed, self.epoch, error)
+            self._failing = error.code
             effects = self._machine.append_failed(error)
             self._trace(append, error.code)
         else:
             effects = self._machine.appended()
+            self._failing = ""
             self._count(append)
             self._trace(append, "stored")
-        if self._append_began is not None:
-            self._append_s, self._append_began = trio.current_time() - self._append_began, None
+        self._append_s, self._append_began = self.waiting_s, None
         self._perform(effects)
         self._settled.notify()
 

@@ -18,7 +18,7 @@ LINEAGE = "00112233aabbccdd"
 
 
 def change(text: str) -> bytes:
-    return encode_change(Change("vm", text, "update"), 1 << 20)
+    return encode_change(Change("vm", text[:100], "update", body=text[100:] or None), 1 << 20)
 
 
 def batch(
