@@ -523,18 +523,21 @@ class LogDamaged(LogError):
     """The log's content contradicts itself: it is not served, and this instance does not contend."""
 
     code = "log-damaged"
+    retryable = True  # at another instance, or once the log is repaired
 
 
 class LogReplaced(LogError):
     """The log's file was replaced under a running process."""
 
     code = "log-replaced"
+    retryable = True  # at another instance, or once the log is repaired
 
 
 class LogFormatUnknown(LogError):
     """The log was written by a newer release."""
 
     code = "log-format-unknown"
+    retryable = True  # at another instance, or once the log is repaired
 
 
 class TrimmedAway(LogError):

@@ -21,7 +21,7 @@ def epoch_of(cluster: ServeCluster) -> int:
 
 
 def lost_and_wiped() -> Iterator[Row]:
-    with tempfile.TemporaryDirectory() as folder, ZookeeperEnsemble(Path(folder) / "zk") as ensemble:
+    with tempfile.TemporaryDirectory() as folder, ZookeeperEnsemble() as ensemble:
         serve = Path(folder) / "serve"
         with ServeCluster([FEED], count=3, folder=serve, coordinator=ensemble.url("/proof")) as cluster:
             cluster.start()

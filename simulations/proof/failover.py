@@ -81,7 +81,7 @@ def spread(values: list[float]) -> str:
 def kills_and_freezes() -> Iterator[Row]:
     from simulations.proof.load import whole_feed
 
-    with tempfile.TemporaryDirectory() as folder, ZookeeperEnsemble(Path(folder) / "zk") as ensemble:
+    with tempfile.TemporaryDirectory() as folder, ZookeeperEnsemble() as ensemble:
         flags = ()
         with ServeCluster(
             [FEED], count=3, folder=Path(folder) / "serve", coordinator=ensemble.url("/proof"), flags=flags

@@ -98,7 +98,7 @@ async def whole_feed(feed: str, servers: str) -> list[tuple[int, str]]:
 
     seen: list[tuple[int, str]] = []
     async with open_subscription(feed, servers, start="beginning") as subscription:
-        head = subscription.state.head.seq if subscription.state.head is not None else 0
+        head = subscription.state.head or 0
         async for event in subscription:
             seen.append((event.seq, event.id))
             if event.seq >= head and subscription.state.caught_up:
