@@ -367,7 +367,7 @@ class FeedFile:
             self._roll_back(connection)
             # A full disk leaves the commit's last frame unwritten. Of anything else we do not know.
             if code_of(error) == FULL:
-                raise meaning(error, self.path) from error
+                raise self._not_written(error, what) from error
             if code_of(error) == IOERR:
                 self._io_failed()
             raise AppendOutcomeUnknown(f"{what} failed while it was committed ({error}): it may be stored") from error
@@ -396,6 +396,9 @@ class FeedFile:
         if code_of(error) == IOERR:
             # Nothing of this one is stored, but a leader must not go on: its term ends as after an unknown outcome.
             return AppendOutcomeUnknown(f"{what}: {found}; the log is closed until it is fenced again")
+        if isinstance(found, LogFull) and what != "append":
+            # LogFull is what publishes are refused with; a fence or a trim that finds no room just waits for it.
+            return LogUnavailable(f"{what}: {found}")
         return found
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:

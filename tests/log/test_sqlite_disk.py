@@ -221,6 +221,20 @@ async def test_what_an_error_leaves_behind(
     await log.aclose()
 
 
+@pytest.mark.parametrize("statement", ["UPDATE fence", "COMMIT"])
+async def test_a_full_disk_lets_a_fence_be_tried_again(
+    open_here: Open, plan: list[tuple[str, int, bool]], statement: str
+) -> None:
+    """LogFull is for publishes; a fence that finds no room is LogUnavailable, and stands nowhere."""
+    log = await open_here()
+    plan.append((statement, FULL, False))
+    with pytest.raises(LogUnavailable, match="fence: "):
+        await log.fence(Fence(1, "00000001"), why="start", time=1, clean=True)
+    assert (await log.look()).fence.epoch == 0
+    await (await Scribe.fencing(log, 1)).write(1)
+    await log.aclose()
+
+
 async def test_an_io_error_of_a_read_closes_the_log_too(open_here: Open, plan: list[tuple[str, int, bool]]) -> None:
     """A read that meets the bad place is LogUnavailable; the term of this process ends at its next append."""
     log = await open_here()
