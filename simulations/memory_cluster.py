@@ -12,6 +12,7 @@ are real.)
 from __future__ import annotations
 
 import argparse
+import hashlib
 import random
 import sys
 import time
@@ -384,6 +385,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--trace", action="store_true", help="print what happened, for one seed")
+    parser.add_argument("--hash", action="store_true", help="print a hash of each seed's trace")
     options = parser.parse_args()
     failed, begun = [], time.monotonic()
     for seed in range(options.first, options.first + options.seeds):
@@ -391,6 +393,8 @@ def main() -> int:
         if options.trace:
             for line in trace:
                 print(*line)
+        if options.hash:
+            print(f"seed {seed}: trace {hashlib.sha256(repr(trace).encode()).hexdigest()[:16]}")
         if problems:
             failed.append(seed)
             print(f"seed {seed}: {'; '.join(problems)[:500]}", flush=True)
