@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import threading
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -144,6 +145,8 @@ class Turn:
 
     def __init__(self, path: str) -> None:
         self._ignored_until = 0.0
+        # A descriptor that another thread has closed may be another file's by now: looks are left to their threads.
+        self._mutex = threading.Lock()
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError:
@@ -172,16 +175,19 @@ class Turn:
 
     def stamp(self, epoch: int, term: str, wall_ms: int) -> None:
         """Say that the fence of this epoch and term was alive at wall_ms."""
-        if self._fd >= 0:
-            try:
-                os.pwrite(self._fd, f"{epoch} {term} {wall_ms}".ljust(_STAMP_BYTES).encode(), 0)
-            except OSError:
-                pass
+        with self._mutex:
+            if self._fd >= 0:
+                try:
+                    os.pwrite(self._fd, f"{epoch} {term} {wall_ms}".ljust(_STAMP_BYTES).encode(), 0)
+                except OSError:
+                    pass
 
     def stamped(self, epoch: int, term: str) -> int:
         """When the fence of this epoch and term was last stamped alive; 0 if it never was."""
         try:
-            found = os.pread(self._fd, _STAMP_BYTES, 0).decode("ascii", "replace").split() if self._fd >= 0 else []
+            with self._mutex:
+                read = os.pread(self._fd, _STAMP_BYTES, 0) if self._fd >= 0 else b""
+            found = read.decode("ascii", "replace").split()
             if len(found) == 3 and (int(found[0]), found[1]) == (epoch, term):
                 return int(found[2])
         except (OSError, ValueError):
@@ -189,9 +195,10 @@ class Turn:
         return 0
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._mutex:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
     def _lock(self, how: int) -> bool:
         if self._fd < 0:

@@ -1,9 +1,14 @@
-"""What is read from a feed's file: each function runs inside one read transaction and holds nothing after it."""
+"""What is read from a feed's file: each function runs inside one read transaction and holds nothing after it.
+
+A cursor that was not read to its end keeps the transaction's snapshot, also past its COMMIT, for as long as it lives;
+in a traceback that may be long. So every loop over rows that can end early closes its cursor.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any, Final
 
 from changefeed.batch import ENTRY_OVERHEAD, Entry, Tail
@@ -137,20 +142,20 @@ def read(connection: sqlite3.Connection, feed: str, lineage: str, after_seq: int
     tail = read_end(connection, feed, "tail")
     found: list[Entry] = []
     size, digest = 0, b""
-    for row in connection.execute(
-        f"SELECT {ENTRY_COLUMNS} FROM entries WHERE last_seq > ? ORDER BY last_seq", (after_seq,)
-    ):
-        # Judged by its size alone before it is decoded: what is not asked for may be damaged.
-        if found and size + (len(row[-1]) if type(row[-1]) is bytes else 0) + ENTRY_OVERHEAD > max_bytes:
-            break
-        entry = entry_of(feed, row)
-        if found:
-            follow(feed, lineage, found[-1].last_seq, digest, entry)
-        else:
-            _check_first(connection, feed, lineage, after_seq, floor, entry)
-        size += entry.bytes
-        digest = entry.digest
-        found.append(entry)
+    rows = connection.execute(f"SELECT {ENTRY_COLUMNS} FROM entries WHERE last_seq > ? ORDER BY last_seq", (after_seq,))
+    with closing(rows):
+        for row in rows:
+            # Judged by its size alone before it is decoded: what is not asked for may be damaged.
+            if found and size + (len(row[-1]) if type(row[-1]) is bytes else 0) + ENTRY_OVERHEAD > max_bytes:
+                break
+            entry = entry_of(feed, row)
+            if found:
+                follow(feed, lineage, found[-1].last_seq, digest, entry)
+            else:
+                _check_first(connection, feed, lineage, after_seq, floor, entry)
+            size += entry.bytes
+            digest = entry.digest
+            found.append(entry)
     _check_end(feed, after_seq, found, tail)
     return found
 
@@ -215,11 +220,12 @@ def check_opening(connection: sqlite3.Connection, feed: str) -> Look:
         raise LogDamaged(f"the log of feed {feed} is fenced and yet has no history of terms")
     later: Entry | None = None
     newest: dict[str, Entry] = {}
-    for entry in _backwards(connection, feed):
-        _check_link(feed, found, later, entry)
-        _check_index(connection, feed, entry)
-        newest.setdefault(entry.publisher, entry)
-        later = entry
+    with closing(_backwards(connection, feed)) as entries:
+        for entry in entries:
+            _check_link(feed, found, later, entry)
+            _check_index(connection, feed, entry)
+            newest.setdefault(entry.publisher, entry)
+            later = entry
     if later is None and found.tail != found.floor:
         raise LogDamaged(f"the log of feed {feed} holds no entry, yet {found.floor.seq} and {found.tail.seq} differ")
     if later is not None and later.seq - 1 == found.floor.seq:
@@ -229,15 +235,16 @@ def check_opening(connection: sqlite3.Connection, feed: str) -> Look:
     return found
 
 
-def _backwards(connection: sqlite3.Connection, feed: str) -> Iterator[Entry]:
+def _backwards(connection: sqlite3.Connection, feed: str) -> Generator[Entry, None, None]:
     size = 0
     rows = connection.execute(f"SELECT {ENTRY_COLUMNS} FROM entries ORDER BY last_seq DESC LIMIT ?", (OPENING_ENTRIES,))
-    for row in rows:
-        entry = entry_of(feed, row)
-        yield entry
-        size += entry.bytes
-        if size > OPENING_BYTES:
-            return
+    with closing(rows):
+        for row in rows:
+            entry = entry_of(feed, row)
+            yield entry
+            size += entry.bytes
+            if size > OPENING_BYTES:
+                return
 
 
 def _check_link(feed: str, found: Look, later: Entry | None, entry: Entry) -> None:

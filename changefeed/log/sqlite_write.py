@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
@@ -132,16 +133,18 @@ def trim_some(connection: sqlite3.Connection, feed: str, epoch: int, term: str, 
     check_fence(connection, feed, epoch, term)
     floor = read_end(connection, feed, "floor")
     size, dropped, last, more = 0, 0, None, False
-    for row in connection.execute(
+    rows = connection.execute(
         "SELECT last_seq, epoch, term, digest, time, length(payload) FROM entries WHERE last_seq <= ?"
         " ORDER BY last_seq LIMIT ?",
         (up_to_seq, TRIM_ENTRIES + 1),
-    ):
-        if dropped == TRIM_ENTRIES or (last is not None and size + row[5] > TRIM_BYTES):
-            more = True
-            break
-        last = one(feed, row, "entry row", (int, int, str, bytes, int, int))
-        size, dropped = size + last[5], dropped + 1
+    )
+    with closing(rows):
+        for row in rows:
+            if dropped == TRIM_ENTRIES or (last is not None and size + row[5] > TRIM_BYTES):
+                more = True
+                break
+            last = one(feed, row, "entry row", (int, int, str, bytes, int, int))
+            size, dropped = size + last[5], dropped + 1
     seq = floor.seq
     if last is not None:
         seq = last[0]

@@ -304,6 +304,28 @@ async def test_flipped_bits_never_reach_a_reader(directory: Path, open_here: Ope
     assert damaged > 5
 
 
+async def test_an_error_that_is_kept_holds_no_snapshot(directory: Path, open_here: Open) -> None:
+    """The error of a damaged read, traceback and all, does not keep the write-ahead log from being cut, nor does it
+    leave later reads with an old snapshot."""
+    log = await open_here()
+    scribe = await written(log)
+    edit(directory, "UPDATE entries SET payload = zeroblob(300) WHERE last_seq = 4")
+    errors = []
+    for after in (0, 3):
+        with pytest.raises(LogDamaged) as caught:
+            await log.read(after, 10**6)
+        errors.append(caught.value)
+    with pytest.raises(LogDamaged) as caught:
+        await open_here()
+    errors.append(caught.value)
+    await scribe.write(1)
+    assert [entry.seq for entry in await log.read(12, 10**6)] == [13]
+    await log.fence(Fence(3, "00000003"), why="process-gone", time=1, clean=False)
+    assert (directory / "vmapi.db-wal").stat().st_size == 0
+    assert len(errors) == 3
+    await log.aclose()
+
+
 # ---- other formats, other files
 
 
