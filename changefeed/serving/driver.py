@@ -230,6 +230,9 @@ class _Served:
         if not entries:
             session.log_failed(trio.current_time())
             return
+        if entries[0].epoch < session.scanned.epoch:
+            # Epochs only grow along a log: this is another one than the subscriber was served from.
+            raise await _refusal(session.told, feed)
         last = entries[-1]
         to = Position(feed.log.lineage, last.epoch, last.term, last.last_seq)
         runs = self._runs(after, to, entries, shared)

@@ -6,7 +6,6 @@ when the publisher must open again, is decided in desk.py.
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from dataclasses import replace
 from functools import partial
@@ -44,7 +43,6 @@ from changefeed.wire.messages import Answer, Beat, Open, Opened, Publish, Reopen
 #: Between two tries to be admitted by a leader that cannot answer now.
 RETRY_S: Final = 0.1
 RESERVED: Final = "outbox"
-_channels = itertools.count(1)
 #: A leader that raises one of these has not said no: it is going, or its log does not answer.
 _NOT_NOW: Final = (NotCurrent, LogUnavailable, AppendOutcomeUnknown, Fenced, TailMoved)
 
@@ -149,7 +147,7 @@ class _Desk:
         self._leave()
         while True:
             leader = await self._feed.leader()
-            channel = str(next(_channels))
+            channel = self._feed.subscribers.channel()
             self._leader, self._channel = leader, channel
             try:
                 opened = await leader.open(request, channel)

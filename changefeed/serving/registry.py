@@ -81,10 +81,16 @@ class Registry:
         self._connected: dict[int, Subscriber] = {}
         self._left: OrderedDict[str, Subscriber] = OrderedDict()
         self._redirected: OrderedDict[str, float] = OrderedDict()
+        self._channels = 0
 
     def __len__(self) -> int:
         """How many are connected."""
         return len(self._connected)
+
+    def channel(self) -> str:
+        """A name for a publisher's way to the leader, unique in this feed at this instance."""
+        self._channels += 1
+        return str(self._channels)
 
     def join(self, name: str, filter: Filter, client: str, peer: str, position: Position) -> Subscriber:
         subscriber = Subscriber(name, filter, client, peer, self._world.wall_ms(), position)

@@ -297,6 +297,33 @@ async def a_peer_that_reads_nothing_holds_the_sender_back(bench: Bench) -> None:
             other.abort()
 
 
+async def a_send_that_waits_ends_with_the_connection(bench: Bench) -> None:
+    """Whether the peer drops it, or another task of this end closes or drops it: ConnectionLost, no hang."""
+    async with serving(bench) as served:
+        for end in ("peer aborts", "closed here", "aborted here"):
+            client = await bench.connect(served.url)
+            server = await served.accepted()
+            lost = trio.Event()
+
+            async def flood(connection: Connection = server, lost: trio.Event = lost) -> None:
+                with raises(ConnectionLost):
+                    while True:
+                        await connection.send(b"m" * LIMIT)
+                lost.set()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flood)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                if end == "peer aborts":
+                    client.abort()
+                elif end == "closed here":
+                    await server.aclose(4400)
+                else:
+                    server.abort()
+                await lost.wait()
+            client.abort()
+
+
 async def one_task_sends_and_one_receives(bench: Bench) -> None:
     """A second task gets BusyResourceError and harms nothing."""
     async with serving(bench) as served:
@@ -423,6 +450,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     a_message_above_the_limit_ends_the_connection,
     a_cancelled_receive_loses_nothing,
     a_peer_that_reads_nothing_holds_the_sender_back,
+    a_send_that_waits_ends_with_the_connection,
     one_task_sends_and_one_receives,
     nothing_listens_is_refused,
     a_port_is_listened_on_once,

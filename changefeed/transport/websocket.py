@@ -259,7 +259,7 @@ class WebsocketListener:
                 finally:
                     stream.socket.close()
             except* Exception as group:
-                logger.debug("connection of %s ended: %r", peer, leaves(group)[0], exc_info=group)
+                _log_ending(peer, group)
 
     async def _greet(
         self,
@@ -331,6 +331,17 @@ class WebsocketListener:
 
 
 _UNSUPPORTED: Final = "unsupported-protocol"
+
+
+def _log_ending(peer: str, group: BaseExceptionGroup[Exception]) -> None:
+    """What peers do is no news, whatever the libraries below raise for it; anything else is a bug that must be seen."""
+    errors = leaves(group)
+    known = (ChangefeedError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+    libraries = ("trio_websocket", "wsproto", "h11")
+    if all(isinstance(each, known) or type(each).__module__.startswith(libraries) for each in errors):
+        logger.debug("connection of %s ended: %r", peer, errors[0])
+    else:
+        logger.warning("connection of %s ended unexpectedly: %r", peer, errors[0], exc_info=group)
 
 
 def _plain(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import tracemalloc
 from typing import Any
@@ -258,3 +259,24 @@ async def test_a_window_that_begins_anew_is_no_gap(autojump_clock: MockClock) ->
         assert ids(client) == [str(number) for number in range(1, 7)]
         assert client.position is not None and client.position.epoch == 2
         assert isinstance(client.frames[-1], Events)
+
+
+async def test_another_history_under_a_running_session_is_told(autojump_clock: MockClock) -> None:
+    """An older log that has grown past the session's position since: its epochs are lower; nothing of it is served."""
+    async with bench() as b:
+        await b.feed.fill(4)
+        backup = b.feed.place.copy().feeds["vmapi"]
+        await b.feed.new_term()
+        await b.feed.fill(6, start=5)
+        client = await b.subscribe()
+        await client.until(10)
+        data = b.feed.log._data  # type: ignore[attr-defined]
+        for part in dataclasses.fields(backup):
+            setattr(data, part.name, getattr(backup, part.name))
+        b.feed.epoch, b.feed.term, b.feed.tail = 1, backup.fence.term, backup.tail
+        foreign = [await b.feed.append([Change("vm", "foreign", "create")], visible=False) for _ in range(10)]
+        b.feed.window.begin(backup.tail)
+        b.feed.show(foreign)
+        heard = await client.hear_all()
+        assert [each.code for each in heard if isinstance(each, Fault)] == ["other-lineage"]
+        assert "foreign" not in ids(client)

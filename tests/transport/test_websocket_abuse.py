@@ -16,7 +16,7 @@ import trio.testing
 
 from changefeed.errors import BadConfig, ConnectionLost, PortInUse, Unreachable, UnsupportedProtocol
 from changefeed.settings import Settings
-from changefeed.transport import Connection, Request, Response
+from changefeed.transport import Connection, Request, Response, websocket
 from changefeed.transport.websocket import WebsocketListener, WebsocketNetwork
 
 PROTOCOLS = ("one.v1",)
@@ -287,6 +287,43 @@ async def test_other_upgrade_paths_are_not_found(path: str) -> None:
         await stream.send_all(UPGRADE.replace(b"/v1", path.encode()))
         assert (await read_all(stream)).startswith(b"HTTP/1.1 404")
         stream.socket.close()
+
+
+async def test_a_peer_that_never_answers_a_close_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`aclose` waits for the answer only so long; the close frame has been sent before."""
+    monkeypatch.setattr(websocket, "CLOSE_S", 0.05)
+
+    async def close(connection: Connection, request: Request) -> None:
+        await connection.aclose(4410, "go")
+
+    async with open_port(handle=close) as port:
+        stream = await port.raw()
+        await stream.send_all(UPGRADE)
+        data = await read_all(stream)
+        assert data.endswith(frame(0x88, struct.pack("!H", 4410) + b"go", mask=None))
+        await port.empty()
+        stream.socket.close()
+
+
+async def test_a_bug_on_the_way_to_the_handler_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And harms nobody else."""
+
+    def boom(data: bytes) -> bool:
+        raise ZeroDivisionError("a bug")
+
+    async with open_port() as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(websocket, "looks_like_http", boom)
+            stream = await port.raw()
+            await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            assert await read_all(stream) == b""
+            stream.socket.close()
+        assert "ZeroDivisionError" in caplog.text
+        caplog.clear()
+        await port.check()
+        assert not caplog.records
 
 
 STRANGERS = {
