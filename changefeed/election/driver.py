@@ -24,7 +24,7 @@ from changefeed.election.frozen import process_started
 from changefeed.election.machine import Election
 from changefeed.election.notes import describe
 from changefeed.election.status import ElectionStatus
-from changefeed.errors import CoordinatorUnavailable, LogUnavailable
+from changefeed.errors import CoordinatorUnavailable, Fenced, LogUnavailable
 from changefeed.log import FeedLog, Fence, Look
 from changefeed.ports import World
 from changefeed.settings import Settings
@@ -242,7 +242,7 @@ class Elector:
         try:
             done = await self._answer(request)
         except Exception as error:  # whatever the outside world raises: the machine decides what it means
-            quiet = isinstance(error, CoordinatorUnavailable | LogUnavailable)
+            quiet = isinstance(error, CoordinatorUnavailable | LogUnavailable | Fenced)
             logger.log(
                 logging.DEBUG if quiet else logging.WARNING,
                 "feed %s: %s failed: %s",

@@ -136,8 +136,13 @@ class Election(State):
         landed = self.requests.landed(id, Read)
         if landed is not None:
             self.views.answered()
-            # A write that was under way meanwhile may be newer than this view: then it is asked for again.
-            if self.requests.flying("write") is None and landed[1].writes == self.requests.writes:
+            # A write that was under way meanwhile may be newer than this view, and so may what a watch brought if it
+            # says otherwise: then it is asked for again.
+            flight, known = landed[1], self.views.view
+            written = self.requests.flying("write") is not None or flight.writes != self.requests.writes
+            watched = known is not None and flight.views != self.views.count
+            older = known is not None and view != known and view.epoch <= known.epoch
+            if not written and not (watched and older):
                 self._adopt(now, view, mine, id)
         self._decide(now)
 
@@ -152,7 +157,8 @@ class Election(State):
         self.views.doubt()
         match landed[0]:
             case Take() | Challenge() as request:
-                if isinstance(outcome, View):
+                known = self.views.view
+                if isinstance(outcome, View) and not (known is not None and known.epoch > outcome.epoch):
                     self._adopt(now, outcome, mine, id)
                     self._win(now, request, outcome.epoch, term)
             case RaiseEpoch(epoch=epoch):
@@ -372,6 +378,7 @@ class Election(State):
             self.views.need_read = True
         elif view.epoch >= refused.epoch:
             self._yield(now, "overtaken")
+            self._look_needed = won.refused_number  # my last look did not show that fence: it may be anybody's
             return True
         elif self.log.number > won.refused_number and self._can_write(now):
             # The coordinator is behind the log, and no other coordinator's leader lives (a newer look told).
@@ -479,7 +486,7 @@ class Election(State):
         if self.views.need_read and self.requests.flying("read") is None and self.requests.flying("write") is None:
             after = self.views.read_after()
             if now >= after:
-                self.requests.ask(now, Read)
+                self.requests.ask(now, Read, views=self.views.count)
             self.requests.wake(now, after)
 
     def _look_if_needed(self, now: float) -> None:

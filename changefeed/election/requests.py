@@ -16,11 +16,12 @@ FOR_EVER: Final = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A request, when it was begun, and how many coordinator writes had been answered by then."""
+    """A request, when it was begun, and how many coordinator writes had been answered and views taken by then."""
 
     request: Request
     began: float
     writes: int
+    views: int
 
 
 class Requests:
@@ -43,10 +44,10 @@ class Requests:
         effects, self._effects = self._effects, []
         return effects
 
-    def ask(self, now: float, make: type[R], *args: object) -> None:
+    def ask(self, now: float, make: type[R], *args: object, views: int = 0) -> None:
         assert make.SLOT not in self._flying, f"two requests of slot {make.SLOT} in flight"
         request = make(self.next_number(), *args)
-        self._flying[make.SLOT] = Flight(request, now, self.writes)
+        self._flying[make.SLOT] = Flight(request, now, self.writes, views)
         self._effects.append(request)
 
     def next_number(self) -> int:

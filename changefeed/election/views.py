@@ -16,14 +16,15 @@ class Views:
 
     number: of the request (a synced read, or my own write) that brought the view; 0 if a watch did, which tells
     what was true once. id, connected: the coordinator's. known_epoch: the highest epoch that anybody spoke of.
-    need_read: a synced read is wanted. vacant_since: since when nobody leads. leaving_since: since when the leader
-    is marked as leaving.
+    need_read: a synced read is wanted. count: how many views were taken. vacant_since: since when nobody leads.
+    leaving_since: since when the leader is marked as leaving.
     """
 
     def __init__(self) -> None:
         self.view: View | None = None
         self.mine = False
         self.number = 0
+        self.count = 0
         self.id = ""
         self.connected = False
         self.known_epoch = 0
@@ -66,6 +67,7 @@ class Views:
         """Take this view as the newest; True if it names another leader, or another epoch of the same one."""
         before, record = self.record, view.leader
         first = self.view is None
+        self.count += 1
         self.view, self.mine, self.number = view, mine, number
         self.known_epoch = max(self.known_epoch, view.epoch)
         if number:

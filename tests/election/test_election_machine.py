@@ -181,6 +181,24 @@ def test_a_read_that_overlapped_a_write_is_not_believed() -> None:
     bench.only(fx.Read)
 
 
+def test_a_read_that_a_watch_overtook_is_not_believed() -> None:
+    """Its answer was on the way when somebody took the lead; believing it would leave me with that view for ever."""
+    bench = Bench(candidate=False).started()
+    bench.tell("link_beat", beat("b", epoch=1)).only(fx.Read)
+    bench.view(View(FEED, 1, 1, record("b", 1)))
+    bench.read(View(FEED, 0, 0, None))
+    assert bench.status.leader == "b"
+    bench.read(View(FEED, 1, 1, record("b", 1)))
+    assert bench.idle(fx.Read)
+
+
+def test_the_reply_of_a_take_that_came_after_its_successors_news_wins_nothing() -> None:
+    bench = Bench().started()
+    bench.view(View(FEED, 2, 2, record("b", 2)))
+    bench.wrote(bench_own(1)).none(fx.FenceLog)
+    assert bench.status.leader == "b"
+
+
 def test_a_watch_with_an_older_epoch_is_not_believed() -> None:
     """Late watches are read again; only a synced read may take an epoch back (the coordinator was wiped)."""
     bench = Bench().following(epoch=5)
