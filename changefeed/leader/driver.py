@@ -89,6 +89,7 @@ class Term:
         self._counts = {"appends": 0, "entries": 0, "events": 0, "append_retries": 0, "trimmed_to": look.floor.seq}
         self._append_s = 0.0
         self._failing = ""
+        self._pressing = False
         self._kept: dict[str, int] = {}
 
     # ---- what callers see
@@ -395,8 +396,10 @@ class Term:
         self._kept = await self._log.maintain()
 
     async def _run_retention(self) -> None:
+        pause_s = self._settings.retention_every_s
         while True:
-            await trio.sleep(self._settings.retention_every_s)
+            await trio.sleep(pause_s / retention.HURRY if self._pressing else pause_s)
+            self._pressing = False
             await self._beside(self._trim)
 
     async def _beside(self, work: Callable[[], Any]) -> None:
@@ -410,7 +413,7 @@ class Term:
     async def _trim(self) -> None:
         """One pass; see retention.py."""
         look = await self._log.look()
-        end = retention.pass_end(look)
+        began, end = look.floor.seq, retention.pass_end(look)
         while True:
             settings = self._declared()
             before = retention.too_old_before(look, settings)
@@ -420,6 +423,8 @@ class Term:
             sample = await self._log.read(look.floor.seq, retention.SAMPLE_BYTES)
             up_to = retention.step(look, settings, aged, sample, end)
             if up_to is None:
+                # A pass that trimmed nothing has met an entry that reaches into the bound: that is no hurry.
+                self._pressing = look.floor.seq > began and retention.pressing(look, settings)
                 return
             floor = await self._log.trim(self.epoch, self.term, up_to)
             self._counts["trimmed_to"] = floor

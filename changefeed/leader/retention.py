@@ -1,7 +1,8 @@
 """Which events a leader may trim now (pure). Age is measured against the newest entry's time, never the clock.
 
 A *pass* trims at most a tenth of the feed, so that one wrong stamp cannot empty it at once. It goes in *steps*, each a
-transaction small enough that appends and fences beside it do not wait long.
+transaction small enough that appends and fences beside it do not wait long. While a feed has too many events or bytes
+the passes follow each other faster (`HURRY`), so that a busy feed is kept near its bound.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 KEEP_EVENTS: Final = 10_000
 #: A pass trims at most one part in so many of the feed's events.
 PASS_SHARE: Final = 10
+#: So many times faster than retention_every_s.
+HURRY: Final = 10
 #: Read from the floor on, to learn how many bytes the oldest events have.
-SAMPLE_BYTES: Final = 1024 * 1024
+SAMPLE_BYTES: Final = 256 * 1024
 #: What one transaction trims.
-STEP_BYTES: Final = 16 * 1024 * 1024
+STEP_BYTES: Final = 4 * 1024 * 1024
 
 
 def too_old_before(look: Look, settings: FeedSettings) -> int | None:
@@ -38,14 +41,16 @@ def pass_end(look: Look) -> int:
     return look.floor.seq + max(1, (look.tail.seq - look.floor.seq) // PASS_SHARE)
 
 
+def pressing(look: Look, settings: FeedSettings) -> bool:
+    """Whether there are too many events or bytes. No clock has a say in that: a next pass need not wait for long."""
+    return (settings.retention_count is not None and look.tail.seq - look.floor.seq > settings.retention_count) or (
+        settings.retention_bytes is not None and look.bytes > settings.retention_bytes
+    )
+
+
 def over(look: Look, settings: FeedSettings, aged: int) -> bool:
     """Whether a bound is passed. aged: seq of the last event that is too old (the floor's: none)."""
-    events = look.tail.seq - look.floor.seq
-    return events > 0 and (
-        aged > look.floor.seq
-        or (settings.retention_count is not None and events > settings.retention_count)
-        or (settings.retention_bytes is not None and look.bytes > settings.retention_bytes)
-    )
+    return look.tail.seq > look.floor.seq and (aged > look.floor.seq or pressing(look, settings))
 
 
 def step(look: Look, settings: FeedSettings, aged: int, sample: Sequence[Entry], end: int) -> int | None:

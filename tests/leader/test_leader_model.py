@@ -538,7 +538,7 @@ def test_no_schedule_breaks_the_sequencing(recent: int, monkeypatch: pytest.Monk
     run_state_machine_as_test(
         Cluster,
         settings=settings(
-            max_examples=150,
+            max_examples=60,
             stateful_step_count=60,
             deadline=None,
             derandomize=True,

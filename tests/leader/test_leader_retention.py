@@ -108,3 +108,12 @@ def test_a_step_is_one_small_transaction() -> None:
     now = look(0, 10**7)
     assert retention.step(now, settings, 0, [entry(1, 1, 2**20)], 10**6) == retention.STEP_BYTES // 2**20
     assert retention.step(now, settings, 0, [entry(1, 10, 2**28)], 10**6) == 10
+
+
+def test_only_events_and_bytes_press() -> None:
+    """Age waits for its turn: a wrong stamp is to trim slowly."""
+    now = look(0, 100, size=1000)
+    assert not retention.pressing(now, NONE)
+    assert not retention.pressing(now, replace(NONE, retention_age_s=0.0, retention_count=100, retention_bytes=1000))
+    assert retention.pressing(now, replace(NONE, retention_count=99))
+    assert retention.pressing(now, replace(NONE, retention_bytes=999))
