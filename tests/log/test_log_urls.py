@@ -69,3 +69,12 @@ async def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
         await store.open("vmapi")
     with pytest.raises(BadUrl, match="is not a directory"):
         await store.feeds()
+
+
+async def test_paths_are_taken_literally_down_to_the_file(tmp_path: Path) -> None:
+    """Characters that mean something in SQLite's own URIs are just characters."""
+    store = open_log(f"sqlite:{tmp_path}/a b?mode=ro#c%20d")
+    log = await store.open("vmapi")
+    await (await Scribe.fencing(log, 1)).write(1)
+    assert (tmp_path / "a b?mode=ro#c%20d" / "vmapi.db").is_file() and await store.feeds() == ["vmapi"]
+    await log.aclose()
