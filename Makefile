@@ -40,7 +40,7 @@ test: .venv/.test zookeeper
 
 check: .venv/.test
 	@echo "make check: format, lint, types, layout, and the tests that need no process and no server"
-	@$(BIN)/ruff format --check --quiet . || { echo "make check: 'ruff format .' would change the files above"; exit 1; }
+	@$(BIN)/ruff format --check . || { echo "make check: this helps: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -m "not zookeeper and not processes"

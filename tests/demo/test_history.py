@@ -25,7 +25,7 @@ def rebuilt(history: History) -> dict[str, tuple[str, str]]:
 
 
 def git(folder: Path, *arguments: str) -> None:
-    env = {"PATH": os.environ["PATH"], "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
+    env = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1"}
     for who in ("AUTHOR", "COMMITTER"):
         env |= {f"GIT_{who}_NAME": "t", f"GIT_{who}_EMAIL": "t@example.org", f"GIT_{who}_DATE": "1700000000 +0000"}
     subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, env=env)
