@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from changefeed.feednode import FeedNode
     from changefeed.instance import Instance
 
+#: An append that waits longer is shown to people.
+SLOW_SHOWN_S = 1.0
+
 
 def instance_status(instance: Instance) -> dict[str, Any]:
     """Everything of one instance; keys are documented in docs/reference/status.md."""
@@ -74,5 +77,9 @@ def feed_status(node: FeedNode) -> dict[str, Any]:
             "epochs": [asdict(record) for record in look.epochs[-64:]],
         }
     if near is not None:
-        status["term"] = node.term_stats()
+        term = status["term"] = node.term_stats()
+        waiting = term.get("waiting_s", 0.0)
+        if waiting >= SLOW_SHOWN_S:
+            since = f"log slow since {waiting:.1f} s: an append has been waiting so long"
+            status["election"]["notes"] = (since, *status["election"]["notes"])
     return status

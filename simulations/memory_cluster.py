@@ -303,7 +303,9 @@ async def run_cluster(cluster: Cluster, plan: list[Step]) -> list[str]:
         if patience.cancelled_caught:
             ends = {who: events[-1][0] if events else 0 for who, events in seen.items()}
             pending = {who: sum(seqs is None for _, seqs in one.groups) for who, one in written.items()}
-            problems.append(f"did not converge within {HEAL_S:g} s after healing: subscribers {ends}, unsettled {pending}")
+            problems.append(
+                f"did not converge within {HEAL_S:g} s after healing: subscribers {ends}, unsettled {pending}"
+            )
         stop_all.set()
         outer.cancel_scope.cancel()
     return problems + check(cluster, written, seen)
