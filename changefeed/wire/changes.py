@@ -8,7 +8,7 @@ decodes them when it looks at them. A payload is a concatenation of such encodin
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -200,7 +200,7 @@ def check_heads(found: Sequence[Head], bodies: bool = True) -> None:
         not all(map(WORD.match, set(resources)))
         or not all(map(WORD.match, set(ops)))
         or not all(ids)
-        or not all(map(_fields_right, set(fields)))
+        or not all(map(_fields_right, _distinct(fields)))
         or any(version is not None and not 0 <= version < 2**63 for version in set(versions))
     ):
         _find_invalid(found)
@@ -212,6 +212,13 @@ def check_heads(found: Sequence[Head], bodies: bool = True) -> None:
 def found_column(found: Sequence[Head], name: str) -> list[Any]:
     index = PARTS.index(name)
     return [head[index] for head in found]
+
+
+def _distinct(fields: Sequence[tuple[Any, ...] | None]) -> Iterable[tuple[Any, ...] | None]:
+    try:
+        return set(fields)
+    except TypeError:  # an empty map among the names
+        return fields
 
 
 def _fields_right(fields: tuple[Any, ...] | None) -> bool:

@@ -198,6 +198,8 @@ def test_malformed_payloads(data: bytes, sentence: str) -> None:
         (good(id=""), "change 0: id must be text"),
         (good(fields=["a", "b c"]), "change 0: field 'b c'"),
         (good(fields=["a", 1]), "change 0: field 1"),
+        (good(fields=["a", {}]), "change 0: field {}"),
+        (good(fields=["a", ["b"]]), "change 0: field"),
         (good(fields=["a"] * (FIELDS_MAX + 1)), "change 0: 1025 fields"),
         (good(version=-1), "change 0: version must be"),
         (good(version=2**63), "change 0: version must be"),

@@ -240,7 +240,7 @@ def test_whole_accepts_exactly_one_value(data: bytes) -> None:
         whole(data)
     except BadMessage:
         with pytest.raises(ValueError):
-            msgpack.unpackb(data, raw=True, strict_map_key=False)
+            msgpack.unpackb(data, raw=True, strict_map_key=False, object_pairs_hook=list)
 
 
 @pytest.mark.parametrize(
