@@ -20,14 +20,12 @@ from typing import Any, Final
 
 from changefeed.errors import BadConfig, ChangefeedError
 from changefeed.settings import DEFAULT_PORT, Settings, parse_duration, parse_size
-from changefeed.transport.urls import parse_url
 
 ENV_PREFIX: Final = "CHANGEFEED_"
 DATA_DIR: Final = "changefeed-data"
 DEFAULT_LOG: Final = f"sqlite:{DATA_DIR}/log"
 DEFAULT_COORDINATOR: Final = f"file:{DATA_DIR}/coordinator"
 DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
-DEFAULT_SERVER: Final = f"ws://{DEFAULT_LISTEN}"
 
 #: Kubernetes puts these into every pod's environment when a Service is called "changefeed"; they are not ours.
 _FOREIGN_ENV: Final = re.compile(r"CHANGEFEED_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)\Z")
@@ -248,16 +246,6 @@ def parse_tunable(text: str) -> tuple[str, float | int]:
     if not equals:
         raise BadConfig(f"{text!r} must be NAME=VALUE, such as suspect_after=5s")
     return tunable(name, value.strip(), name)
-
-
-def parse_servers(text: str) -> tuple[str, ...]:
-    """URLs of instances from a comma-separated list; each is checked. Raises BadConfig, BadUrl."""
-    servers = [part.strip() for part in text.split(",") if part.strip()]
-    if not servers:
-        raise BadConfig("no server is named; write ws://HOST:PORT[,ws://HOST:PORT…]")
-    for url in servers:
-        parse_url(url)
-    return tuple(dict.fromkeys(servers))
 
 
 def parse_count(text: str) -> int:

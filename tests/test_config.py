@@ -15,11 +15,11 @@ from changefeed.config import (
     merge,
     nearest,
     parse_count,
-    parse_servers,
     parse_tunable,
     read_toml,
 )
-from changefeed.errors import BadConfig, BadUrl
+from changefeed.errors import BadConfig
+from changefeed.servers import parse_servers
 from changefeed.settings import MIB, Settings, parse_duration, parse_size
 
 OPTIONS = (
@@ -56,7 +56,7 @@ def test_each_flag_has_a_twin_in_the_environment() -> None:
         PATH="/bin",
     )
     assert values == {
-        "retention_age": 5400.0, "resource": ["vm", "nic"], "json": True, "server": ("ws://h:1", "http://i:2")
+        "retention_age": 5400.0, "resource": ["vm", "nic"], "json": True, "server": ("ws://h:1", "ws://i:2")
     }  # fmt: skip
     assert tuned == {"suspect_after_s": 5.0}
 
@@ -152,17 +152,6 @@ def test_tunables_by_flag() -> None:
         parse_tunable("suspect_after")
     with pytest.raises(BadConfig, match="did you mean 'suspect_after'"):
         parse_tunable("suspect_afer=1s")
-
-
-def test_servers_are_urls() -> None:
-    """Several, separated by commas; each is checked before anything is tried."""
-    assert parse_servers("ws://a:1, http://b ,ws://a:1") == ("ws://a:1", "http://b")
-    for wrong in ("", ","):
-        with pytest.raises(BadConfig, match="no server"):
-            parse_servers(wrong)
-    for wrong in ("localhost:7557", "ftp://x", "ws://"):
-        with pytest.raises(BadUrl):
-            parse_servers(wrong)
 
 
 def test_counts_are_whole_and_positive() -> None:
