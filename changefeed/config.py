@@ -16,7 +16,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from changefeed.errors import BadConfig, ChangefeedError
 from changefeed.settings import DEFAULT_PORT, Settings, parse_duration, parse_size
@@ -48,7 +48,7 @@ class Option:
     help: str
     parse: Callable[[str], Any] = str
     default: Any = None
-    kind: str = "one"
+    kind: Literal["one", "many", "flag"] = "one"
     metavar: str = ""
     short: str = ""
     env: str = ""

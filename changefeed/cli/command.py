@@ -9,9 +9,9 @@ import importlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from changefeed.config import DEFAULT_LOG, Option
+from changefeed.config import DEFAULT_LOG, ENV_PREFIX, Option
 from changefeed.servers import DEFAULT_SERVER, ENVIRONMENT, parse_servers
 from changefeed.settings import parse_duration
 
@@ -65,11 +65,18 @@ class Values(SimpleNamespace):
 
 @dataclass(frozen=True, slots=True)
 class Positional:
-    """A value without a flag. nargs: "1", "?" (may be missing) or "*" / "+" (any number; at least one)."""
+    """A value without a flag. nargs: "1", "?" (may be missing) or "*" / "+" (any number; at least one).
+
+    Where words are missing, its variable stands in: CHANGEFEED_FEED for `feed`.
+    """
 
     name: str
     help: str
-    nargs: str = "1"
+    nargs: Literal["1", "?", "*", "+"] = "1"
+
+    @property
+    def variable(self) -> str:
+        return ENV_PREFIX + self.name.upper()
 
 
 @dataclass(frozen=True, slots=True)

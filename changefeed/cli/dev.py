@@ -25,5 +25,6 @@ COMMAND = Command(
         Option("instances", "how many (default 3)", parse_count, default=3, metavar="N"),
         Option("keep", "keep the data in this new folder", metavar="DIR"),
     ),
+    level="ERROR",
     about="Prints lines to paste into another terminal. An instance that you kill is started again.",
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from changefeed.cli.command import LOG, Command, Positional, Values
 from changefeed.cli.feeds import open_known
-from changefeed.cli.output import Output
+from changefeed.cli.output import Output, duration_text, size_text
 from changefeed.config import Option, parse_count
 from changefeed.errors import BadConfig
 from changefeed.log.urls import open_log
@@ -36,10 +36,14 @@ async def run(values: Values, output: Output) -> int:
             await log.aclose()
     finally:
         await store.aclose()
-    bounds = [f"{value} {unit}" for value, unit in (
-        (stored.retention_age_s, "s"), (stored.retention_bytes, "bytes"), (stored.retention_count, "events")
-    ) if value is not None]  # fmt: skip
-    kept = "whichever is reached first of " + ", ".join(bounds) if bounds else "everything"
+    bounds = []
+    if stored.retention_age_s is not None:
+        bounds.append(duration_text(stored.retention_age_s))
+    if stored.retention_bytes is not None:
+        bounds.append(size_text(stored.retention_bytes))
+    if stored.retention_count is not None:
+        bounds.append(f"{stored.retention_count:,} events")
+    kept = ", ".join(bounds) + (", whichever is reached first" if len(bounds) > 1 else "") if bounds else "everything"
     await output.line({"feed": values.feed, **asdict(stored)}, f"{values.feed} keeps {kept}")
     return 0
 

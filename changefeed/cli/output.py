@@ -70,6 +70,23 @@ def printable(text: str) -> str:
     )
 
 
+def duration_text(seconds: float) -> str:
+    """A duration as it is written on the command line: 7d, 1h30m, 1.5s."""
+    text, rest = "", seconds
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        count, rest = divmod(rest, size)
+        text += f"{count:.0f}{unit}" if count else ""
+    return text + f"{rest:g}s" if rest or not text else text
+
+
+def size_text(size: int) -> str:
+    """A size as it is written on the command line: 4GiB, 1000."""
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
+
+
 def to_json(record: Any) -> str:
     """One line of JSON."""
     text = json.dumps(record, ensure_ascii=False)

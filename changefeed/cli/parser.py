@@ -55,7 +55,9 @@ def options_of(command: Command) -> tuple[Option, ...]:
 
 def every_variable() -> set[str]:
     """The environment variables of all commands."""
-    return {option.variable for name in TABLE for option in options_of(load(name))}
+    commands = [load(name) for name in TABLE]
+    places = {place.variable for command in commands for place in command.positionals}
+    return places | {option.variable for command in commands for option in options_of(command)}
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Command, Values]:
@@ -72,7 +74,12 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Command, Val
         # Positionals have their key in the file too: feeds = ["vmapi"].
         places = tuple(Option(place.name, place.help, kind="many") for place in command.positionals)
         toml, toml_tuned = from_toml((*options, *places), read_toml(path), path)
-    values = Values(**merge(options, flags, env, toml), **_positionals(command, words, toml))
+    # Words before environment before file, like flags.
+    instead = {
+        place.name: environ[place.variable].split() if place.variable in environ else toml.get(place.name, [])
+        for place in command.positionals
+    }
+    values = Values(**merge(options, flags, env, toml), **_positionals(command, words, instead))
     values.given = frozenset({*flags, *env, *toml})
     if command.config:
         values.settings = make_settings(dict(values.set), env_tuned, toml_tuned)
@@ -156,21 +163,18 @@ def _split(command: Command, options: Sequence[Option], argv: Sequence[str]) -> 
     return flags, words
 
 
-def _positionals(command: Command, words: list[str], toml: Mapping[str, Any]) -> dict[str, Any]:
+def _positionals(command: Command, words: list[str], instead: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The words by their places; `instead` stands in for those that are missing."""
     values: dict[str, Any] = {}
     left = list(words)
     for place in command.positionals:
         if place.nargs in ("*", "+"):
-            found = left or list(toml.get(place.name, ()))
+            values[place.name] = found = left or instead[place.name]
             left = []
-            if place.nargs == "+" and not found:
-                raise BadConfig(f"{place.name.upper()} is missing; {_synopsis(command)}")
-            values[place.name] = found
-        elif left:
-            values[place.name] = left.pop(0)
-        elif place.nargs == "?":
-            values[place.name] = None
         else:
+            found = [left.pop(0)] if left else instead[place.name][:1]
+            values[place.name] = found[0] if found else None
+        if not found and place.nargs in ("1", "+"):
             raise BadConfig(f"{place.name.upper()} is missing; {_synopsis(command)}")
     if left:
         raise BadConfig(f"{left[0]!r} is one word too many; {_synopsis(command)}")

@@ -17,7 +17,10 @@ PROGRESS_EVERY = 100
 
 async def run(values: Values, output: Output) -> int:
     change = one_change(values)
-    return await (publish_stream(values, output) if change is None else publish_one(values, change, output))
+    try:
+        return await (publish_stream(values, output) if change is None else publish_one(values, change, output))
+    except BrokenPipeError:
+        return 1  # quietly, as whoever read the receipts has left; but not everything was published and told
 
 
 def one_change(values: Values) -> Change | None:

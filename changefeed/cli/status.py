@@ -35,6 +35,7 @@ async def run(values: Values, output: Output) -> int:
 def _feed_record(status: dict[str, Any], *, elections: bool) -> dict[str, Any]:
     kept = ("leader", "epoch", "head", "seq", "lineage", "problem", "subscribers", "settings")
     record = {key: status[key] for key in kept if key in status}
+    record["why"] = status.get("election", {}).get("why", "")
     if elections:
         record["elections"] = status.get("log", {}).get("epochs", [])
     return record
@@ -60,7 +61,9 @@ def instance_lines(answers: Sequence[Told]) -> list[str]:
 
 def feed_lines(feed: str, status: dict[str, Any], elections: bool) -> list[str]:
     """What there is to say of one feed."""
-    lines = ["", f"{feed}  leader {status['leader'] or 'UNKNOWN'}  epoch {status['epoch']}  seq {status['seq']}"]
+    why = status.get("election", {}).get("why", "")
+    leader = f"{status['leader']} ({why})" if status["leader"] and why else status["leader"] or "UNKNOWN"
+    lines = ["", f"{feed}  leader {leader}  epoch {status['epoch']}  seq {status['seq']}"]
     if status.get("head"):
         lines.append(f"  head {status['head']}")
     if status.get("problem"):

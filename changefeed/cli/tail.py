@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,6 +17,9 @@ from changefeed.errors import BadConfig
 from changefeed.settings import parse_duration
 from changefeed.wire.changes import event_to_json
 from changefeed.wire.messages import Start
+
+if TYPE_CHECKING:
+    from changefeed.cli.follow import Follow
 
 
 async def run(values: Values, output: Output) -> int:
@@ -52,21 +56,21 @@ async def run(values: Values, output: Output) -> int:
 
 
 async def watch_signals(
-    follow: object, caught: list[int], scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+    follow: Follow, caught: list[int], scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
 ) -> None:
     """The first signal ends the loop between two events, the second one ends everything."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             caught.append(number)
-            follow.stop()  # type: ignore[attr-defined]
+            follow.stop()
             if len(caught) > 1:
                 scope.cancel()
 
 
-async def stop_when_closed(output: Output, follow: object) -> None:
+async def stop_when_closed(output: Output, follow: Follow) -> None:
     await output.out.wait_closed()
-    follow.stop()  # type: ignore[attr-defined]
+    follow.stop()
 
 
 def choose_start(values: Values) -> Start:

@@ -10,8 +10,18 @@ import pytest
 import trio
 import trio.testing
 
-from changefeed.cli.output import FdSink, Output, error_record, printable, say_error, to_json
+from changefeed.cli.output import (
+    FdSink,
+    Output,
+    duration_text,
+    error_record,
+    printable,
+    say_error,
+    size_text,
+    to_json,
+)
 from changefeed.errors import PositionTooOld
+from changefeed.settings import parse_duration, parse_size
 
 
 class ListSink:
@@ -128,3 +138,11 @@ def test_errors_are_one_sentence_or_one_object(capsys: pytest.CaptureFixture[str
     assert error_record(trio.TooSlowError())["error"] == "timed-out"
     assert error_record(FileNotFoundError(2, "No such file", "x"))["error"] == "os-error"
     assert error_record(KeyError("x"))["error"] == "internal"
+
+
+def test_durations_and_sizes_are_told_as_they_are_written() -> None:
+    """What is shown can be typed."""
+    for text in ("7d", "1h30m", "1.5s", "0s", "1d1s"):
+        assert duration_text(parse_duration(text)) == text
+    for text in ("4GiB", "1000", "3KiB", "0"):
+        assert size_text(parse_size(text)) == text

@@ -84,6 +84,16 @@ def test_a_wrong_variable_is_refused_for_every_command() -> None:
     parse(["status"], {"CHANGEFEED_COORDINATOR": "file:x"})
 
 
+def test_words_have_variables_too() -> None:
+    """Where words are missing the environment stands in; words that are there win."""
+    _, values = parse(["tail"], {"CHANGEFEED_FEED": "vmapi"})
+    assert values.feed == "vmapi"
+    _, values = parse(["tail", "napi"], {"CHANGEFEED_FEED": "vmapi"})
+    assert values.feed == "napi"
+    _, values = parse(["serve"], {"CHANGEFEED_FEEDS": "vmapi napi"})
+    assert values.feeds == ["vmapi", "napi"]
+
+
 def test_help_lists_every_command_and_every_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a narrow terminal, where no line is longer than the terminal is wide (names excepted)."""
     monkeypatch.setenv("COLUMNS", "50")
