@@ -227,7 +227,8 @@ class ZookeeperEnsemble:
         ports = _free_ports(3 * self.size)
         for number in range(1, self.size + 1):
             folder = self.folder / f"server-{number}"
-            self._servers.append(_Server(number, folder, *ports[3 * number - 3 : 3 * number]))
+            client, peer, election = ports[3 * number - 3 : 3 * number]
+            self._servers.append(_Server(number, folder, client, peer, election))
         for server in self._servers:
             (server.folder / "data").mkdir(parents=True, exist_ok=True)
             (server.folder / "data" / "myid").write_text(f"{server.number}\n")

@@ -10,7 +10,14 @@ from changefeed.testing.zookeeper_ensemble import ZookeeperEnsemble
 
 
 @pytest.fixture(scope="session")
-def ensemble() -> Iterator[ZookeeperEnsemble]:
-    """Three servers. Who stops one must start it again: the next test finds them all serving."""
-    with ZookeeperEnsemble() as servers:
-        yield servers
+def servers() -> Iterator[ZookeeperEnsemble]:
+    with ZookeeperEnsemble() as started:
+        yield started
+
+
+@pytest.fixture
+def ensemble(servers: ZookeeperEnsemble) -> Iterator[ZookeeperEnsemble]:
+    """Three servers that serve, whatever the test before did to them."""
+    if sorted(servers.mode(index) for index in range(servers.size)) != ["follower", "follower", "leader"]:
+        servers.restart_all()
+    yield servers
