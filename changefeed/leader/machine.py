@@ -357,8 +357,9 @@ class Sequencer:
             else:
                 position = Position(self.lineage, entry.epoch, entry.term, entry.seq + offset)
                 self._store(request, position, True, effects)
-        elif facts.before is not None or facts.look.floor.seq == 0:
-            # What comes after an entry that is still held has not been trimmed: the number was skipped.
+        elif facts.before is not None or facts.look.floor.seq == 0 or batch.last_number > run.stored:
+            # What comes after an entry that is still held has not been trimmed: the number was skipped. And a batch is
+            # stored whole: one that reaches beyond the last number stored is not the one that was trimmed.
             self._refuse(request, refusals.reused(batch), effects)
         else:
             self._refuse(request, refusals.trimmed(batch), effects)

@@ -41,9 +41,9 @@ class Group:
     @property
     def receipt(self) -> Receipt | None:
         """Where it was stored; None if it was not (or it is not known where)."""
-        if self.answer is None or self.answer.first is None:
+        at = None if self.answer is None else self.answer.first
+        if self.answer is None or at is None:
             return None
-        at = self.answer.first
         first = Position(at.lineage, at.epoch, at.term, at.seq + self.offset)
         last = first if self.count == 1 else Position(at.lineage, at.epoch, at.term, first.seq + self.count - 1)
         return Receipt(first, last, self.answer.repeated)

@@ -419,6 +419,8 @@ class PublisherMachine:
                 ]
             return self._stored(batch, answer)
         error = refusal_of(answer)
+        if isinstance(error, OutcomeUnknown):
+            return self._held_somewhere(batch, error)
         if isinstance(error, NumberReused):
             self._flight.popleft()
             self._sent -= 1
@@ -437,17 +439,24 @@ class PublisherMachine:
         self._rejected.append((batch, error))
         return [] if self._sent else self._resolve()
 
-    def _stored(self, batch: Batch, answer: Answer) -> list[Effect]:
+    def _taken(self, batch: Batch) -> None:
+        """The log holds (or held) the first batch in flight."""
         self._misunderstood = 0
         self._flight.popleft()
         self._sent -= 1
         self._held = max(self._held, batch.last_number)
+
+    def _held_somewhere(self, batch: Batch, error: OutcomeUnknown) -> list[Effect]:
+        """An earlier copy was stored, and retention has trimmed it since. Sending it again would tell no more."""
+        self._taken(batch)
+        why = str(error) or "the change was stored once and has been trimmed since: its position is not known any more"
+        effects = self._settle_all(batch.groups, OutcomeUnknown(why))
+        return effects + (self._resolve() if self._rejected and not self._sent else [])
+
+    def _stored(self, batch: Batch, answer: Answer) -> list[Effect]:
         at = answer.first
-        if at is None:
-            unknown = OutcomeUnknown(
-                "the log already held the change and has trimmed it since: its position is not known"
-            )
-            return self._settle_all(batch.groups, unknown)
+        assert at is not None, "the wire holds no stored answer without its place"
+        self._taken(batch)
         self.last_receipt = Position(at.lineage, at.epoch, at.term, at.seq + batch.count - 1)
         self.buffered_bytes -= len(batch.payload) + GROUP_OVERHEAD * len(batch.groups)
         self.unacknowledged -= batch.count

@@ -248,6 +248,21 @@ def test_a_retry_of_what_was_trimmed_has_an_unknown_position(bench: Bench) -> No
     assert len(bench.log.history) == 3
 
 
+def test_a_batch_that_reaches_beyond_the_last_number_is_not_what_was_trimmed(bench: Bench) -> None:
+    """Batches are stored whole: one that begins at a known number and ends at a new one holds other changes."""
+    for number in (1, 2, 3):
+        bench.publish(number, batch(number))
+        bench.append()
+    bench.log.trim(3)
+    later = Bench(bench.log)
+    later.open(incarnation=1)
+
+    later.publish("longer", batch(3, "p-3", "p-4"))
+    later.look()
+
+    assert later.answers["longer"].code == "number-reused"
+
+
 # ---- gaps and order
 
 

@@ -599,7 +599,7 @@ def test_a_position_that_was_trimmed_is_not_invented() -> None:
     connect(machine, last=1)
     group = submit(machine, "a", number=1)
     (publish,) = sent(machine)
-    machine.received(Answer(publish.number, 1, None, True))
+    machine.received(refused(publish, "outcome-unknown"))
     assert isinstance(group.error, OutcomeUnknown)
 
 
