@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-
 from changefeed.settings import DEFAULT_PORT, GIB, KIB, MIB, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
