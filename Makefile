@@ -32,7 +32,7 @@ help:
 	@PYTHON="$(PYTHON)" .ci/venv test
 
 demo: .venv/.core
-	@$(BIN)/python -m changefeed.cli demo --git . --at-least 2000
+	@$(BIN)/python -m changefeed.cli demo --git . --at-least 2000 --kills 8
 
 test: .venv/.test zookeeper
 	@echo "make test: all tests, among them some that start processes and a ZooKeeper ensemble on loopback"

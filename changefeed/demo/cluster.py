@@ -208,6 +208,8 @@ class Demo:
         )
         if not caught_up:
             await self._tell("failed", f"subscribers did not reach seq {self.head} within {CATCH_UP_S:g} s")
+        else:
+            await self._tell("read", f"all subscribers are at seq {self.head}; everything is stopped with SIGTERM")
         for child in children:
             child.send(signal.SIGTERM)
         await until(lambda: all(child.status is not None for child in children), every_s=0.02, within_s=STOP_S)
