@@ -12,9 +12,10 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "cli.md"
 
 HEAD = """# Command line
 
-`changefeed COMMAND --help` says the same in a terminal. Human text where a person looks, JSON lines into a pipe or with
-`--json`. Flags win over the environment, that over the TOML file of `serve --config`, that over defaults; an unknown key
-is an error that names the nearest one. Durations are written `500ms`, `1.5s`, `10m`, `7d`; sizes `256KiB`, `4GiB`.
+`changefeed COMMAND --help` says the same in a terminal. Human text where a person looks, JSON lines into a pipe or
+with `--json`. Flags win over the environment, that over the TOML file of `serve --config`, that over defaults; an
+unknown key is an error that names the nearest one. Durations are written `500ms`, `1.5s`, `10m`, `7d`; sizes `256KiB`,
+`4GiB`.
 
 | exit status | meaning |
 |---|---|
@@ -32,8 +33,8 @@ is an error that names the nearest one. Durations are written `500ms`, `1.5s`, `
 | a coordinator | `file:DIR`, `file:///DIR`, `zk://HOST:PORT,HOST:PORT/CHROOT`, `memory:` |
 | an instance | `ws://HOST:PORT`, `http://HOST:PORT`; for clients also `zk://…`: all that take part there |
 
-A JSON change is `{"resource", "id", "op", "fields", "body", "version", "meta"}`; an event adds `"position", "seq", "epoch",
-"time", "publisher", "group", "last"`.
+A JSON change is `{"resource", "id", "op", "fields", "body", "version", "meta"}`; an event adds `"position",
+"seq", "epoch", "time", "publisher", "group", "last"`.
 """
 
 
@@ -46,7 +47,7 @@ def page() -> str:
     for name in TABLE:
         command = load(name)
         parts.append(
-            f"\n## changefeed {name}\n\n{TABLE[name][1].capitalize()}. {' '.join(command.about.split())}".rstrip()
+            f"\n## changefeed {name}\n\n{TABLE[name][1][:1].upper()}{TABLE[name][1][1:]}. {' '.join(command.about.split())}".rstrip()
         )
         rows = [f"| `{place.name.upper()}` | | {cell(place.help)} |" for place in command.positionals]
         for option in options_of(command):

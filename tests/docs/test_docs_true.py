@@ -1,4 +1,4 @@
-"""What the docs say of defaults and commands is what the code says. CHANGEFEED_WRITE_DOCS=1 writes the generated parts."""
+"""What the docs say of defaults is what the code says. CHANGEFEED_WRITE_DOCS=1 writes the generated page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ DEFAULTS = ROOT / "docs" / "reference" / "defaults.md"
 
 HEAD = f"""# Defaults
 
-Every tunable of a process. Set one with a flag of `changefeed serve`, an environment variable (`CHANGEFEED_` and the name in
-capitals), a key of the TOML file, or `Settings(...)` in Python; in this order. Durations are written `1.5s`, `10m`, `7d`, sizes `4GiB`.
+Every tunable of a process. Set one with `changefeed serve --set NAME=VALUE`, a key of the table `[settings]` of its
+TOML file, or `Settings(...)` in Python; on the command line and in TOML without the ending `_s` (`suspect_after=5s`).
+Durations are written `1.5s`, `10m`, `7d`, sizes `4GiB`.
 The port is {DEFAULT_PORT}, on loopback.
 
 Retention belongs to the feed, not to a process: 7 days and 4 GiB, whichever is first; `changefeed feed set` changes it.
