@@ -46,8 +46,9 @@ def page() -> str:
     parts = [HEAD]
     for name in TABLE:
         command = load(name)
-        parts.append(
-            f"\n## changefeed {name}\n\n{TABLE[name][1][:1].upper()}{TABLE[name][1][1:]}. {' '.join(command.about.split())}".rstrip()
+        what = TABLE[name][1]
+        about = f"{what[:1].upper()}{what[1:]}. {' '.join(command.about.split())}"
+        parts.append(f"\n## changefeed {name}\n\n{about.rstrip()}")
         )
         rows = [f"| `{place.name.upper()}` | | {cell(place.help)} |" for place in command.positionals]
         for option in options_of(command):
