@@ -59,8 +59,9 @@ class Cursor(Protocol):
         Raises CursorInUse, CursorDamaged, CursorOfOtherFeed, CursorError. Cancellation: the hold may be kept until
         `aclose`."""
 
-    async def store(self, position: Position) -> None:
-        """Keep `position`, durably where the cursor is durable. Raises CursorError. Cancellation: it is kept."""
+    async def store(self, position: Position, *, sync: bool = True) -> None:
+        """Keep `position`, durably where the cursor is durable. sync=False: it survives the death of the process; the
+        loss of power only once another one was stored. Raises CursorError. Cancellation: it is kept."""
 
     async def aclose(self) -> None:
         """Let go. Idempotent; the cursor may be opened again."""
@@ -86,7 +87,7 @@ class MemoryCursor:
         self._open = True
         return self.position
 
-    async def store(self, position: Position) -> None:
+    async def store(self, position: Position, *, sync: bool = True) -> None:
         await trio.lowlevel.checkpoint()
         self.position = position
 
@@ -122,8 +123,8 @@ class FileCursor:
     async def open(self, feed: str) -> Position | None:
         return await trio.to_thread.run_sync(self._open, feed, limiter=self._limiter)
 
-    async def store(self, position: Position) -> None:
-        await trio.to_thread.run_sync(self._store, position, limiter=self._limiter)
+    async def store(self, position: Position, *, sync: bool = True) -> None:
+        await trio.to_thread.run_sync(self._store, position, sync, limiter=self._limiter)
 
     async def reset(self, position: Position | None) -> None:
         """Hold another position (None: be empty) from the next subscription on; for after a CannotResume.
@@ -168,12 +169,12 @@ class FileCursor:
             raise CursorOfOtherFeed(f"the cursor {self.path} holds a position of feed {found!r}, not of {feed!r}")
         return position
 
-    def _store(self, position: Position) -> None:
+    def _store(self, position: Position, sync: bool) -> None:
         if self._lock is None or self._feed is None:
             raise CursorError(f"the cursor {self.path} is not open")
-        self._write(self._feed, position)
+        self._write(self._feed, position, sync)
 
-    def _write(self, feed: str, position: Position) -> None:
+    def _write(self, feed: str, position: Position, sync: bool = True) -> None:
         new = self.path.with_name(self.path.name + ".new")
         try:
             with open(new, "wb") as file:
@@ -181,6 +182,9 @@ class FileCursor:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(new, self.path)
+            if not sync:
+                # The old content or the new one, never half of it; the next file's fsync brings the rename along.
+                return
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(folder)
@@ -378,7 +382,7 @@ class SqliteCursor:
             raise CursorOfOtherFeed(f"the cursor {self.name!r} is of feed {self.feed!r}, not of {feed!r}")
         return self.load()
 
-    async def store(self, position: Position) -> None:
+    async def store(self, position: Position, *, sync: bool = True) -> None:
         raise UsageError(
             "a SqliteCursor is saved by its caller, in the transaction of the effect: cursor.save(position)"
         )

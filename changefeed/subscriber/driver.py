@@ -250,7 +250,7 @@ class Subscription:
 
     # ---- the cursor
 
-    async def _save(self, position: Position) -> None:
+    async def _save(self, position: Position, *, sync: bool = True) -> None:
         """Save, one at a time, and never back behind what was saved meanwhile."""
         assert self._cursor is not None
         machine = self._machine
@@ -259,7 +259,7 @@ class Subscription:
                 machine.save_ended(None)
                 return
             try:
-                await self._cursor.store(position)
+                await self._cursor.store(position, sync=sync)
             except BaseException:
                 machine.save_ended(None)
                 raise
@@ -275,7 +275,7 @@ class Subscription:
                     await self._save_wake.wait()
                 continue
             try:
-                await self._save(position)
+                await self._save(position, sync=False)
             except CursorError as error:
                 self._cursor_error = error
                 self._changed.notify()

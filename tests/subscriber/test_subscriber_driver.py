@@ -399,7 +399,7 @@ class Slow(MemoryCursor):
         self.saves: list[tuple[float, int]] = []
         self.fail_at = fail_at
 
-    async def store(self, position: Position) -> None:
+    async def store(self, position: Position, *, sync: bool = True) -> None:
         await trio.sleep(1)
         if self.fail_at and position.seq >= self.fail_at:
             raise CursorError("the disk is full")
