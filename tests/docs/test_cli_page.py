@@ -49,7 +49,6 @@ def page() -> str:
         what = TABLE[name][1]
         about = f"{what[:1].upper()}{what[1:]}. {' '.join(command.about.split())}"
         parts.append(f"\n## changefeed {name}\n\n{about.rstrip()}")
-        )
         rows = [f"| `{place.name.upper()}` | | {cell(place.help)} |" for place in command.positionals]
         for option in options_of(command):
             value = f" {option.metavar or 'VALUE'}" if option.kind != "flag" else ""
