@@ -38,6 +38,8 @@ SEAMS = {
 ABOVE = {"instance", "cli", "demo", "testing"}
 
 LINES_OF_A_MODULE = 600
+#: A test file may list more cases than a reader of the product should have to hold.
+LINES_OF_A_TEST_FILE = 800
 LINES_OF_A_FUNCTION = 70
 
 
@@ -170,7 +172,8 @@ def test_the_verdict_imports_only_the_standard_library() -> None:
 def test_modules_and_functions_stay_readable(path: Path) -> None:
     """No module above 600 lines; no function body above 70 (its docstring does not count)."""
     text = path.read_text()
-    assert text.count("\n") <= LINES_OF_A_MODULE, f"{path.relative_to(ROOT)} is too long: split it"
+    limit = LINES_OF_A_TEST_FILE if path.is_relative_to(ROOT / "tests") else LINES_OF_A_MODULE
+    assert text.count("\n") <= limit, f"{path.relative_to(ROOT)} is too long: split it"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             told = ast.get_docstring(node, clean=False)
