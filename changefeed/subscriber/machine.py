@@ -328,9 +328,11 @@ class SubscriberMachine:
 
     @property
     def dead_s(self) -> float:
-        """A server that sends nothing for so long is gone."""
-        announced = self._limits.heartbeat_s if self._limits is not None else 0.0
-        return max(self.settings.heartbeat_dead_s, 2 * announced)
+        """A server that sends nothing for so long is gone: what it announced, or less where the settings say less."""
+        own, limits = self.settings.heartbeat_dead_s, self._limits
+        if limits is None or limits.heartbeat_dead_s <= 0:
+            return own
+        return max(min(own, limits.heartbeat_dead_s), 2 * limits.heartbeat_s)
 
     @property
     def deadline(self) -> float:
