@@ -140,4 +140,5 @@ COMMAND = Command(
     about='A JSON line is {"resource", "id", "op", "fields", "body", "version", "meta"}. Each line gets one receipt, '
     "in order, as soon as it is durable. A malformed or refused line is told with its number, the lines after it go "
     "on, and the exit status is 1.",
+    level="ERROR",  # what has no outcome in the end is told by the command itself
 )

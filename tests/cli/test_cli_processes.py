@@ -227,6 +227,20 @@ def test_each_receipt_is_flushed_when_acknowledged(place: Place) -> None:
     assert seqs == sorted(seqs)
 
 
+def test_publishing_into_a_closed_pipe_is_quiet_but_not_done(place: Place) -> None:
+    """Whoever read the receipts has left: no traceback, and exit status 1, as the rest was not told."""
+    process = place.start("publish", "vmapi", "-")
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process.stdin.write(change("closed"))
+    process.stdin.flush()
+    assert next_record(process)["line"] == 1
+    process.stdout.close()
+    process.stdin.write(change("closed"))
+    process.stdin.close()
+    assert process.wait(PATIENCE_S) == 1
+    assert process.stderr.read() == ""
+
+
 def test_a_file_of_lines(place: Place, tmp_path: Path) -> None:
     """--file, many lines, all of them in order."""
     path = tmp_path / "lines.jsonl"
