@@ -91,6 +91,7 @@ class ZookeeperCoordinator:
         self._spare: ZookeeperClient | None = None
         self._member: Member | None = None
         self._started = False
+        self._closed = False
         self._joined = ""
         self._last_joined = ""
         self._generation = 0
@@ -185,7 +186,7 @@ class ZookeeperCoordinator:
             self._keeping.cancel()
         clients = [client for client in (self._client, self._spare) if client is not None]
         self._client = self._spare = self._member = self._keeping = None
-        self._started = False
+        self._started, self._closed = False, True
         self._ring()
         with trio.CancelScope(shield=True):
             for client in clients:
@@ -203,6 +204,8 @@ class ZookeeperCoordinator:
 
     async def _connected(self, limit_s: float) -> ZookeeperClient:
         """The client once it has a session; opens it at first use. Raises CoordinatorUnavailable."""
+        if self._closed:
+            raise CoordinatorUnavailable("this coordinator has been closed")
         if self._client is None:
             self._client = self._new_client()
             self._keeping = trio.CancelScope()
@@ -471,6 +474,7 @@ class ZookeeperCoordinator:
                     log.info("cannot join ZooKeeper now: %s", error)
                 except NameTaken as error:
                     log.warning("cannot join again: %s", error)
+                    pause = LOOK_AGAIN_S
                 except Exception:  # a system task that raises ends the whole program
                     log.exception("keeping the membership in ZooKeeper")
                 with trio.move_on_after(pause):

@@ -16,7 +16,7 @@ from changefeed.coordination.zookeeper_recipe import ZookeeperCoordinator
 from changefeed.errors import CoordinatorUnavailable, NameTaken
 from changefeed.ports import World
 from changefeed.settings import Settings
-from changefeed.testing.coordinator_suite import change_after, eventually, insist, lead
+from changefeed.testing.coordinator_place import change_after, eventually, insist, lead
 from changefeed.testing.zookeeper_ensemble import ZookeeperEnsemble
 
 pytestmark = pytest.mark.zookeeper
@@ -486,10 +486,12 @@ async def test_members_are_listed_for_clients(ensemble: ZookeeperEnsemble) -> No
 
 
 async def test_a_closed_coordinator_leaves_no_thread(ensemble: ZookeeperEnsemble) -> None:
-    """And a cancelled one neither."""
+    """A cancelled one neither, and one that somebody still asks does not open another connection."""
     async with joined(ensemble.url("/threads"), "a", "b") as [a, _]:
         await lead(a)
         assert kazoo_threads() != []
+    assert "closed" in await unavailable(lambda: a.read(FEED))
+    assert kazoo_threads() == []
     with trio.move_on_after(0.2):
         async with joined(ensemble.url("/threads"), "a") as [a]:
             await a.wait_change(FEED, await a.read(FEED))
