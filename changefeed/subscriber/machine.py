@@ -246,7 +246,10 @@ class SubscriberMachine:
             # Every other place where a subscription stands is a group's end.
             return False
         self._begin(self._origin)
-        return self._connected
+        connected = self._connected
+        # What still comes on this connection was cut for single events.
+        self.disconnected()
+        return connected
 
     def commit(self, position: Position | None) -> Position:
         """What to save now: everything given is handled, or everything up to `position`. Raises BadPosition."""
@@ -490,6 +493,7 @@ class SubscriberMachine:
 
     def fail(self, error: ChangefeedError) -> None:
         """The loop is told once it has had what came before."""
+        self.disconnected()
         self.failure = self.last_error = error
 
     def restart(self, start: Start) -> None:

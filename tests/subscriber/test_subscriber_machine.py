@@ -340,6 +340,8 @@ def test_a_position_inside_a_group_starts_groups_at_its_first_event() -> None:
     machine = make(saved=feed.position(3), saves=True)
     generation = connect(machine, feed)
     assert machine.use_groups() is True, "the connection was for single events"
+    assert machine.received(feed.frame(3, 6), generation, 0.0) == []
+    assert machine.handled == feed.position(3) and machine.ask_group() is None, "nor is what it still brings"
     machine.disconnected()
     generation = connect(machine, feed)
     assert machine.handled == feed.position(3)

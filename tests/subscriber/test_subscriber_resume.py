@@ -166,6 +166,19 @@ async def test_a_fast_loop_saves_by_events_and_waits_for_a_slow_cursor(autojump_
         assert len(cursor.saves) <= 21
 
 
+@pytest.mark.parametrize("explicit", [False, True])
+async def test_a_loop_that_commits_by_itself_is_never_held(explicit: bool, autojump_clock: trio.abc.Clock) -> None:
+    """What it committed counts as saved; the saver has nothing left to do, and the loop does not wait for it."""
+    feed, cursor = make_feed(*[1] * 100), MemoryCursor()
+    async with serving(feed, 30) as network, opened(network, cursor=cursor, commit_events=10) as subscription:
+        async for event in subscription:
+            await subscription.commit(event.position if explicit else None)
+            assert cursor.position == event.position
+            if event.seq == 100:
+                break
+    assert trio.current_time() < 1
+
+
 async def test_a_slow_loop_saves_by_time(autojump_clock: trio.abc.Clock) -> None:
     feed, cursor = make_feed(*[1] * 100), Slow()
     async with serving(feed, 100) as network, opened(network, cursor=cursor, commit_interval_s=5.0) as subscription:
