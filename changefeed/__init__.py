@@ -19,24 +19,28 @@ The tree follows an event, stage by stage; in each stage `machine.py` decides (p
 docs/internals/architecture.md shows the seams. What follows is the public API.
 """
 
-from changefeed.change import Change, Event, FeedSettings, Filter, Position, Receipt, Resource
-from changefeed.errors import (
-    AcknowledgedLost,
-    CannotResume,
-    ChangefeedError,
-    CursorMoved,
-    FuturePosition,
-    OtherLineage,
-    OutcomeUnknown,
-    PositionTooOld,
-    Refused,
-    Superseded,
-)
-from changefeed.instance import Instance, open_instance
-from changefeed.publisher.driver import Pending, Publisher, open_publisher
-from changefeed.settings import Settings
-from changefeed.subscriber.cursors import FileCursor, MemoryCursor, SqliteCursor
-from changefeed.subscriber.driver import Subscription, open_subscription
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors read; at run time each name is imported when it is first used
+    from changefeed.change import Change, Event, FeedSettings, Filter, Position, Receipt, Resource
+    from changefeed.errors import (
+        AcknowledgedLost,
+        CannotResume,
+        ChangefeedError,
+        CursorMoved,
+        FuturePosition,
+        OtherLineage,
+        OutcomeUnknown,
+        PositionTooOld,
+        Refused,
+        Superseded,
+    )
+    from changefeed.instance import Instance, open_instance
+    from changefeed.publisher.driver import Pending, Publisher, open_publisher
+    from changefeed.settings import Settings
+    from changefeed.subscriber.cursors import FileCursor, MemoryCursor, SqliteCursor
+    from changefeed.subscriber.driver import Subscription, open_subscription
 
 __all__ = [
     "AcknowledgedLost",
@@ -68,3 +72,33 @@ __all__ = [
     "open_publisher",
     "open_subscription",
 ]
+
+if not TYPE_CHECKING:  # or type checkers would take any name at all for granted
+    #: Where each name lives. Whoever only publishes does not pay for what a whole instance imports.
+    _HOMES = {
+        name: home
+        for home, names in {
+            "changefeed.change": "Change Event FeedSettings Filter Position Receipt Resource",
+            "changefeed.errors": "AcknowledgedLost CannotResume ChangefeedError CursorMoved FuturePosition "
+            "OtherLineage OutcomeUnknown PositionTooOld Refused Superseded",
+            "changefeed.instance": "Instance open_instance",
+            "changefeed.publisher.driver": "Pending Publisher open_publisher",
+            "changefeed.settings": "Settings",
+            "changefeed.subscriber.cursors": "FileCursor MemoryCursor SqliteCursor",
+            "changefeed.subscriber.driver": "Subscription open_subscription",
+        }.items()
+        for name in names.split()
+    }
+    _PARTS = ("errors", "settings")
+
+    def __getattr__(name: str) -> Any:
+        if name in _PARTS:
+            return importlib.import_module(f"changefeed.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from changefeed.cli.command import TABLE, Command, Positional, Values, load
 from changefeed.config import (
+    ENV_PREFIX,
     Option,
     from_environment,
     from_toml,
@@ -66,8 +67,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Command, Val
     command = load(name)
     options = options_of(command)
     flags, words = _split(command, options, rest)
-    known = every_variable() if any(key.startswith("CHANGEFEED_") for key in environ) else set()
-    env, env_tuned = from_environment(options, environ, known)
+    # Importing every command only to know its variables is for who sets one that this command does not read.
+    own = {option.variable for option in options} | {place.variable for place in command.positionals}
+    others = any(key.startswith(ENV_PREFIX) and key not in own for key in environ)
+    env, env_tuned = from_environment(options, environ, every_variable() if others else own)
     toml: dict[str, Any] = {}
     toml_tuned: dict[str, float | int] = {}
     if command.config and (path := flags.get("config") or env.get("config")):
