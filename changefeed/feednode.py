@@ -207,7 +207,11 @@ class FeedNode:
         self.changed.notify()
 
     def visible(self, entries: Sequence[Entry]) -> None:
-        self.window.append(entries)
+        try:
+            self.window.append(entries)
+        except ValueError as error:
+            self.fail(LogReplaced(f"feed {self.name}: what became durable does not follow what was visible: {error}"))
+            return
         self.world.trace("visible", feed=self.name, instance=self.instance, seq=entries[-1].last_seq)
         self.changed.notify()
 

@@ -32,7 +32,7 @@ from changefeed.errors import (
     NotDeclaredHere,
 )
 from changefeed.feednode import FeedNode
-from changefeed.log import LogStore
+from changefeed.log import FeedLog, LogStore
 from changefeed.log.urls import open_log
 from changefeed.nursery import open_owned_nursery
 from changefeed.peer.driver import ask_peer, serve_peer
@@ -204,45 +204,65 @@ class Instance:
             await trio.sleep_forever()
 
     async def _run_feed(self, feed: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the feed's node; again, from the beginning, if its log was damaged or replaced."""
-        started = False
+        """Run the feed's node; again, from the log on, if its log was damaged or replaced or a fault of ours ended it.
+
+        Raises what keeps the log from being opened the first time (LogUnavailable …), except for a damaged one: the
+        instance then serves its other feeds and says so.
+        """
+        untold = [task_status.started]
+
+        def tell() -> None:
+            while untold:
+                untold.pop()()
+
         while True:
             try:
                 log = await self.store.open(feed)
-            except (LogReplaced, LogDamaged, LogFormatUnknown) as error:
+            except ChangefeedError as error:
+                if untold and not isinstance(error, LogReplaced | LogDamaged | LogFormatUnknown):
+                    raise
                 self._problem(feed, error)
-                if not started:
-                    started = True
-                    task_status.started()
-                await trio.sleep(REOPEN_S)
-                continue
-            try:
-                node = FeedNode(
-                    log=log,
-                    declared=await log.settings(),
-                    coordinator=self.coordinator,
-                    network=self._network,
-                    member=self._member,
-                    settings=self.settings,
-                    world=self.world,
-                    kill_frozen=self.kill_frozen,
-                )
-                self._nodes[feed] = node
-                self._problems.pop(feed, None)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._relay_changes, node)
-                    if not started:
-                        started = True
-                        task_status.started()
-                    await node.run()
-                    nursery.cancel_scope.cancel()
-            finally:
-                self._nodes.pop(feed, None)
-                with trio.CancelScope(shield=True):
-                    await log.aclose()
-            if node.failed is not None:
-                self._problem(feed, node.failed)
+            else:
+                try:
+                    await self._run_node(feed, log, tell)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await log.aclose()
+            tell()
             await trio.sleep(REOPEN_S)
+
+    async def _run_node(self, feed: str, log: FeedLog, started: Callable[[], None]) -> None:
+        """One node, until its log fails or a fault of ours ends it; either is said in `problem`."""
+        node: FeedNode | None = None
+        try:
+            node = FeedNode(
+                log=log,
+                declared=await log.settings(),
+                coordinator=self.coordinator,
+                network=self._network,
+                member=self._member,
+                settings=self.settings,
+                world=self.world,
+                kill_frozen=self.kill_frozen,
+            )
+            self._nodes[feed] = node
+            self._problems.pop(feed, None)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._relay_changes, node)
+                started()
+                await node.run()
+                nursery.cancel_scope.cancel()
+        except Exception as error:
+            # A fault of ours in one feed must not end the others: say it loudly, then begin again from the log.
+            logger.exception("feed %s: its part in this instance failed and is started again", feed)
+            failed = NotCurrent(f"feed {feed} failed here and is started again: {error!r}"[:500])
+            self._problem(feed, failed)
+            if node is not None:
+                node.fail(failed)
+        finally:
+            self._nodes.pop(feed, None)
+        if node is not None and node.failed is not None:
+            self._problem(feed, node.failed)
 
     def _problem(self, feed: str, error: ChangefeedError) -> None:
         if str(self._problems.get(feed)) != str(error):
