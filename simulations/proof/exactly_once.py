@@ -1,6 +1,6 @@
 """A subscriber whose cursor is in its own SQLite transaction, killed 100 times at random: each event applied once.
 
-Also the worker itself: `python -m simulations.proof.exactly_once DB SERVERS` applies the feed and is killed from outside.
+Also the worker itself: `python -m simulations.proof.exactly_once DB SERVERS` applies the feed until it is killed.
 """
 
 from __future__ import annotations

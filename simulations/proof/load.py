@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import trio
@@ -36,7 +37,7 @@ class Load:
         times = [at for at, _ in self.receipts if until is None or at <= until]
         earlier = [at for at in times if at <= since]
         times = ([earlier[-1]] if earlier else [since]) + [at for at in times if at > since]
-        return max((b - a for a, b in zip(times, times[1:], strict=False)), default=float("inf"))
+        return max((b - a for a, b in pairwise(times)), default=float("inf"))
 
     async def more(self, count: int, within_s: float) -> None:
         """Until `count` more receipts have come; raises trio.TooSlowError."""

@@ -1,4 +1,4 @@
-"""The log replaced by an older copy, in every way an operator might: typed answers, never silence, never wrong events."""
+"""The log replaced by an older copy, in every way an operator might: typed answers, no silence, no wrong events."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ class Seen:
     publisher: str = "silence"
     subscriber: str = "silence"
     events: list[tuple[int, str]] = field(default_factory=list)
+    told: trio.Event = field(default_factory=trio.Event)
+
+    def subscriber_got(self, code: str) -> None:
+        self.subscriber = code
+        self.told.set()
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,7 @@ async def one_variant(variant: Variant, folder: Path, seen: Seen) -> None:
             except* AcknowledgedLost as group:
                 seen.publisher = group.exceptions[0].code  # type: ignore[union-attr]
             with trio.move_on_after(20):
-                while seen.subscriber == "silence":
-                    await trio.sleep(0.05)
+                await seen.told.wait()
             nursery.cancel_scope.cancel()
 
 
@@ -129,7 +133,7 @@ class _Done(Exception):
 
 
 async def subscribe(servers: str, head: int, ready: trio.Event, seen: Seen) -> None:
-    """Follow from the beginning; say when the head was reached; note how the subscription ended, or what it complains of."""
+    """Follow from the beginning; say when the head was reached; note how it ended, or what it complains of."""
     try:
         async with open_subscription(FEED, servers, start="beginning") as subscription, trio.open_nursery() as nursery:
             nursery.start_soon(complain, subscription, seen)
@@ -142,7 +146,7 @@ async def subscribe(servers: str, head: int, ready: trio.Event, seen: Seen) -> N
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         assert isinstance(error, ChangefeedError)
-        seen.subscriber = error.code
+        seen.subscriber_got(error.code)
 
 
 async def complain(subscription: object, seen: Seen) -> None:
@@ -150,7 +154,7 @@ async def complain(subscription: object, seen: Seen) -> None:
         await trio.sleep(0.1)
         error = subscription.state.last_error  # type: ignore[attr-defined]
         if error is not None and error.code in TYPED_LOG_ERRORS:
-            seen.subscriber = error.code
+            seen.subscriber_got(error.code)
 
 
 def older_copies() -> Iterator[Row]:

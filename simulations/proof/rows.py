@@ -1,4 +1,4 @@
-"""One row of a proof: a claim, the figure that was seen, the limit, the verdict. Printed as it comes, and as a table."""
+"""One row of a proof: a claim, the figure that was seen, the limit, the verdict; printed as it comes and as a table."""
 
 from __future__ import annotations
 

@@ -31,8 +31,7 @@ async def test_publish_and_subscribe_through_one_instance(autojump_clock: Any) -
         async with instance.publisher("vmapi") as publisher:
             receipt = await publisher.publish("vm", "1", "create")
         async with instance.subscribe("vmapi", start="beginning") as subscription:
-            async for event in subscription:
-                break
+            event = await anext(aiter(subscription))
 
     assert (event.position, event.id) == (receipt.last, "1")
     assert instance.name == "a"
