@@ -116,5 +116,7 @@ class Session:
                 await side.room()
                 scope.deadline = trio.current_time() + side.dead_s
                 data = await receive()
-                side.received(decode(data, subprotocol, ServerMessage, self._settings))
+                message = decode(data, subprotocol, ServerMessage, self._settings, skip_unknown=True)
+                if message is not None:
+                    side.received(message)
         raise Stalled(f"{self._connection.peer} sent nothing for {side.dead_s:g} s")

@@ -68,9 +68,12 @@ def decode(
     subprotocol: str,
     expect: type[Any] | UnionType | tuple[type[Any], ...] | None = None,
     bounds: Bounds = _DEFAULT_BOUNDS,
+    *,
+    skip_unknown: bool = False,
 ) -> Any:
     """The message in `data`, which must be one of the types in `expect` (None: any that the sub-protocol has).
 
+    skip_unknown: clients ignore messages whose type a later release may have added: None is returned for them.
     Raises BadMessage, FrameTooLarge; for a Publish also InvalidChange, ChangeTooLarge, GroupTooLarge (see the module).
     """
     plain = _plain_of(data, subprotocol, bounds)
@@ -80,6 +83,8 @@ def decode(
     kind = plain.get("type")
     record = table.get(kind) if type(kind) is str else None
     if record is None:
+        if skip_unknown and type(kind) is str:
+            return None
         raise BadMessage(f"unknown message type {shown(kind)}" if "type" in plain else 'the message has no "type"')
     if expect is not None and not issubclass(record.cls, expect):
         raise BadMessage(f"a message of type {kind} cannot come now; expected {_expected(expect)}")
