@@ -1,50 +1,116 @@
-"""A TCP relay on loopback: does to the bytes towards the client what networks do."""
+"""A TCP relay on loopback between a client and the scripted server: does to bytes what networks and crashes do."""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+from typing import Final
+
 import trio
+
+#: What a proxy says while the server behind it restarts.
+UNAVAILABLE: Final = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Relay:
-    """Between a client and a server's port. `port` is where the client connects.
+    """`port` is where the client connects; `url` the same as it is told. tries: TCP connections that came so far.
 
-    cut_after: towards the client, break every connection after so many more bytes (None: do not). drip: towards the
-    client, let bytes through one at a time.
+    cut_after: break every connection after so many more bytes towards the client (None: do not). drip: let bytes
+    towards the client through one at a time. refuse: "silent" closes new connections without a byte, "http" answers
+    them with HTTP 503, "hang" leaves them open without an answer, "" lets them through. moved: called when anything
+    happened.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, moved: Callable[[], None]) -> None:
         self.target = target
         self.port = 0
+        self.tries = 0
         self.cut_after: int | None = None
         self.drip = False
+        self.refuse = ""
+        self._moved = moved
+        self._open: set[_Link] = set()
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._placeholder: socket.socket | None = None
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled or shut."""
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self.port = listeners[0].socket.getsockname()[1]
         task_status.started()
-        await trio.serve_listeners(self._serve, listeners)
+        try:
+            with self._scope:
+                await trio.serve_listeners(self._serve, listeners)
+        finally:
+            self._ended.set()
+
+    def freeze(self) -> None:
+        """No byte passes any more on the connections that are open, in neither direction; they stay open."""
+        for link in self._open:
+            link.frozen = True
+
+    async def shut(self) -> None:
+        """As if the server's process had been killed: connections break, and new ones are refused."""
+        self._scope.cancel()
+        await self._ended.wait()
+        # Bound but not listened on: so nobody else gets the port, and whoever connects is refused.
+        self._placeholder = socket.socket()
+        self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._placeholder.bind(("127.0.0.1", self.port))
+
+    def close(self) -> None:
+        """Let the port of a relay that was shut go."""
+        if self._placeholder is not None:
+            self._placeholder.close()
 
     async def _serve(self, near: trio.SocketStream) -> None:
+        self.tries += 1
+        self._moved()
         try:
-            far = await trio.open_tcp_stream("127.0.0.1", self.target)
-        except OSError:
-            return
-        async with near, far, trio.open_nursery() as nursery:
-            nursery.start_soon(self._upward, near, far, nursery.cancel_scope)
-            await self._downward(far, near)
-            nursery.cancel_scope.cancel()
+            async with near:
+                if self.refuse == "http":
+                    await near.receive_some()
+                    await near.send_all(UNAVAILABLE)
+                elif self.refuse == "hang":
+                    await trio.sleep_forever()
+                elif not self.refuse:
+                    await self._pass(near)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # either end may go at any moment
 
-    async def _upward(self, near: trio.SocketStream, far: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async def _pass(self, near: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", self.target) as far:
+            link = _Link()
+            self._open.add(link)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._upward, near, far, link, nursery.cancel_scope)
+                    nursery.start_soon(self._downward, far, near, link, nursery.cancel_scope)
+            finally:
+                self._open.discard(link)
+
+    async def _upward(
+        self, near: trio.SocketStream, far: trio.SocketStream, link: _Link, scope: trio.CancelScope
+    ) -> None:
         try:
             async for data in near:
+                await link.pause()
                 await far.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         scope.cancel()
 
-    async def _downward(self, far: trio.SocketStream, near: trio.SocketStream) -> None:
+    async def _downward(
+        self, far: trio.SocketStream, near: trio.SocketStream, link: _Link, scope: trio.CancelScope
+    ) -> None:
         try:
             async for data in far:
+                await link.pause()
                 piece = bytes(data)
                 if self.cut_after is not None:
                     piece = piece[: self.cut_after]
@@ -53,6 +119,18 @@ class Relay:
                     await near.send_all(part)
                 if self.cut_after == 0:
                     self.cut_after = None
-                    return
+                    break
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        scope.cancel()
+
+
+class _Link:
+    """One connection through the relay."""
+
+    frozen = False
+
+    async def pause(self) -> None:
+        """Returns at once, or never when it is frozen."""
+        if self.frozen:
+            await trio.sleep_forever()

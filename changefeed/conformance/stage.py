@@ -1,263 +1,345 @@
-"""One scenario's scripted server, and the client under test as a process of its own."""
+"""One scenario's scripted server, and what a scenario can do with it and expect of the client.
+
+Everything that the client says is read and checked at once, whatever the scenario is waiting for; everything that is
+expected is waited for at most PATIENCE_S, and what fails says what was expected and what came.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgpack
 import trio
 
-from changefeed.change import Change, Position
+from changefeed.change import Position
+from changefeed.conformance.client import Client, Failed
+from changefeed.conformance.frames import DEAD_S, EPOCH, FEED, HEARTBEAT_S, at
 from changefeed.conformance.relay import Relay
 from changefeed.errors import ChangefeedError, ConnectionLost
 from changefeed.settings import Settings
 from changefeed.signal import Changed
 from changefeed.transport import Connection, Request, Response
 from changefeed.transport.websocket import WebsocketNetwork
-from changefeed.wire import SUBPROTOCOLS
-from changefeed.wire.changes import encode_change
+from changefeed.wire import JSON, SUBPROTOCOLS
 from changefeed.wire.codec import decode, encode
-from changefeed.wire.messages import (
-    AnyMessage,
-    Beat,
-    Events,
-    Handled,
-    Limits,
-    Run,
-    Subscribe,
-    Subscribed,
+from changefeed.wire.messages import AnyMessage, Beat, Handled, Limits, Start, Subscribe, Subscribed
+
+#: How long a client may take for one step, in seconds. Machines that run tests stall.
+PATIENCE_S: Final = 15.0
+#: How much later than announced a heartbeat may come, in seconds.
+GRACE_S: Final = 1.5
+#: So long after it handled something a client must have saved its position, in seconds.
+SAVED_S: Final = 2.0
+
+_SETTINGS: Final = Settings()
+_LIMITS: Final = Limits(
+    _SETTINGS.change_bytes_max,
+    _SETTINGS.group_bytes_max,
+    _SETTINGS.frame_bytes_max,
+    _SETTINGS.in_flight_max,
+    HEARTBEAT_S,
+    DEAD_S,
 )
 
-FEED = "conformance"
-LINEAGE, EPOCH, TERM = "5e1d3c7a90b24f68", 7, "c0ffee42"
-#: Announced to the client; short, so that grading takes seconds.
-HEARTBEAT_S, DEAD_S = 0.5, 1.5
-#: How long a client may take for one step.
-PATIENCE_S = 10.0
 
-
-class Failed(Exception):
-    """The client did not do what the scenario asks for; the message says what was expected and what came."""
-
-
-def at(seq: int) -> Position:
-    return Position(LINEAGE, EPOCH, TERM, seq) if seq else Position.beginning(LINEAGE)
-
-
-def run_of(*seqs: int, size: int = 0) -> Run:
-    """A run of events with these seqs; ids are "id-SEQ". size: bytes of each body."""
-    body = {"n": "x" * size} if size else None
-    payload = b"".join(encode_change(Change("thing", f"id-{seq}", "update", None, body), 2**20) for seq in seqs)
-    dense = tuple(range(seqs[0], seqs[0] + len(seqs))) == seqs
-    return Run(EPOCH, TERM, 1_767_268_800_000, "script", seqs[0] if dense else seqs, None, payload)
-
-
-def frame(after: int, to: int, *seqs: int, size: int = 0) -> Events:
-    return Events(after, at(to), (run_of(*seqs, size=size),) if seqs else ())
-
-
-@dataclass
 class Talk:
-    """One connection of the client, after its Subscribe."""
+    """One connection of the client, from its Subscribe on. After `welcome` it beats like a server.
 
-    connection: Connection
-    subscribe: Subscribe
+    handled: the last position that the client said to have handled. heard_at: when it said anything last. over: why
+    the connection ended; None while it is open. quiet: the server says nothing by itself.
+    """
 
-    async def welcome(self, position: int, head: int) -> None:
-        limits = Limits(2**20, 2**23, 9 * 2**20, 16, HEARTBEAT_S, DEAD_S)
-        await self.say(Subscribed(FEED, "script", "01", at(position), at(head), "script", EPOCH, limits))
+    def __init__(self, connection: Connection, subscribe: Subscribe, stage: Stage) -> None:
+        self.connection = connection
+        self.subscribe = subscribe
+        self.handled: Position | None = None
+        self.heard_at = trio.current_time()
+        self.over: ChangefeedError | None = None
+        self.quiet = False
+        self._stage = stage
+        self._sending = trio.Lock()
+        self._told = 0
+
+    # ---- what the client says
+
+    async def listen(self) -> None:
+        """Until the connection ends."""
+        try:
+            while True:
+                data = await self.connection.receive()
+                message = decode(data, self.connection.subprotocol, (Handled, Beat))
+                self.heard_at = trio.current_time()
+                if isinstance(message, Handled):
+                    if message.position.seq > self._told:
+                        raise Failed(
+                            f"it said that it handled {message.position}; it was told of nothing beyond {self._told}"
+                        )
+                    self.handled = message.position
+                self._stage.changed.notify()
+        except ConnectionLost as lost:
+            self.over = lost
+        except ChangefeedError as error:
+            self.over = error
+            raise Failed(f"it sent what no subscriber may send: {error}") from None
+        finally:
+            self._stage.changed.notify()
+
+    def expect_beginning(self) -> None:
+        if self.subscribe.start != Start(at="beginning"):
+            raise Failed(f'with no saved position it must start at "beginning"; it started at {self._start}')
+
+    def expect_position(self, position: int | Position) -> None:
+        wanted = position if isinstance(position, Position) else at(position)
+        if self.subscribe.start.position != wanted:
+            raise Failed(f"it resumed at {self._start}; its position was {wanted}")
+
+    @property
+    def _start(self) -> str:
+        start = self.subscribe.start
+        return str(start.position) if start.position is not None else repr(start.at if start.at else start.time)
+
+    # ---- what it is told
+
+    async def welcome(self, position: int | Position, head: int) -> None:
+        """Subscribed; then beats until the connection ends."""
+        where = position if isinstance(position, Position) else at(position)
+        await self.say(Subscribed(FEED, "script", "01", where, at(head), "script", EPOCH, _LIMITS))
+        self._stage.nursery.start_soon(self._beat, head)
+
+    async def _beat(self, head: int) -> None:
+        while self.over is None:
+            await trio.sleep(HEARTBEAT_S)
+            if self.quiet:
+                return
+            try:
+                await self.say(Beat(EPOCH, max(head, self._told)))
+            except (ConnectionLost, Failed):
+                return
 
     async def say(self, *messages: AnyMessage) -> None:
         for message in messages:
-            await self.connection.send(encode(message, self.connection.subprotocol))
+            to = getattr(message, "to", None) or getattr(message, "position", None)
+            self._told = max(self._told, to.seq if to is not None else 0)
+            await self._send(encode(message, self.connection.subprotocol))
 
-    async def say_raw(self, plain: dict[str, Any]) -> None:
+    async def say_with(self, message: AnyMessage, alter: Callable[[dict[str, Any]], None]) -> None:
+        """A message whose plain form a later release has altered."""
+        to = getattr(message, "to", None)
+        self._told = max(self._told, to.seq if to is not None else 0)
+        data = encode(message, self.connection.subprotocol)
+        plain = json.loads(data) if isinstance(data, str) else msgpack.unpackb(data)
+        alter(plain)
+        await self.say_plain(plain)
+
+    async def say_plain(self, plain: dict[str, Any]) -> None:
         """A message that this release does not know."""
-        import msgpack
+        text = self.connection.subprotocol == JSON
+        await self._send(json.dumps(plain) if text else msgpack.packb(plain))
 
-        text = self.connection.subprotocol.endswith("json")
-        await self.connection.send(json.dumps(plain) if text else msgpack.packb(plain))
-
-    async def hear(self, within_s: float = PATIENCE_S) -> Handled | Beat:
-        """The client's next word."""
-        with trio.move_on_after(within_s):
-            data = await self.connection.receive()
-            message: Handled | Beat = decode(data, self.connection.subprotocol, (Handled, Beat))
-            return message
-        raise Failed(f"it said nothing for {within_s:g} s; a word is due every {HEARTBEAT_S:g} s (heartbeat_s)")
-
-    async def hear_handled(self, seq: int) -> None:
-        """Until the client says that it has handled everything up to seq."""
-        handled = None
+    async def _send(self, data: bytes | str) -> None:
         with trio.move_on_after(PATIENCE_S):
-            while True:
-                message = await self.hear()
-                if isinstance(message, Handled):
-                    handled = message.position.seq
-                    if message.position == at(seq):
-                        return
-        raise Failed(f"it did not say that it handled {at(seq)}; the last it said was seq {handled}")
+            async with self._sending:
+                await self.connection.send(data)
+            return
+        raise Failed(f"it did not read for {PATIENCE_S:g} s")
 
-    def expect_position(self, seq: int) -> None:
-        start = self.subscribe.start
-        if start.position != at(seq):
-            said = start.position or start.at or start.time
-            raise Failed(f"it resumed at {said}; its position was {at(seq)}")
+    async def close(self, code: int, reason: str) -> None:
+        self.quiet = True
+        async with self._sending:
+            await self.connection.aclose(code, reason)
+
+    def abort(self) -> None:
+        """The connection breaks without a word."""
+        self.connection.abort()
+
+    # ---- what is waited for
+
+    async def hear_handled(self, position: int | Position) -> None:
+        """Until the client says that it has handled everything up to there."""
+        wanted = position if isinstance(position, Position) else at(position)
+        await self._stage.until(
+            lambda: self.handled == wanted,
+            lambda: f"it should have said that it handled {wanted}; the last it said was {self.handled}",
+        )
+
+    async def hear_regularly(self, seconds: float) -> None:
+        """For so long the client may never be silent for much longer than heartbeat_s."""
+        since = trio.current_time()
+        end, allowed = since + seconds, HEARTBEAT_S + GRACE_S
+        while trio.current_time() < end:
+            with trio.move_on_at(min(end, max(self.heard_at, since) + allowed)):
+                await self._stage.changed.wait()
+            if self.over is not None:
+                raise Failed(f"it left the connection, on which nothing was wrong ({self.over})")
+            silence = trio.current_time() - max(self.heard_at, since)
+            if silence >= allowed:
+                raise Failed(
+                    f"it said nothing for {silence:.1f} s; it must say handled every heartbeat_s ({HEARTBEAT_S:g} s)"
+                )
 
     async def gone(self, why: str) -> None:
         """Until the client has left this connection."""
-        with trio.move_on_after(PATIENCE_S):
-            try:
-                while True:
-                    await self.connection.receive()
-            except ChangefeedError:
-                return
-        raise Failed(f"it stayed on the connection; it should have left: {why}")
-
-
-@dataclass
-class Client:
-    """The program under test. lines: what it printed, parsed; words: what was no JSON event."""
-
-    command: Sequence[str]
-    env: dict[str, str]
-    process: trio.Process | None = None
-    seqs: list[int] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    changed: Changed = field(default_factory=Changed)
-
-    async def start(self, nursery: trio.Nursery) -> None:
-        self.process = await nursery.start(self._run)
-
-    async def _run(self, *, task_status: trio.TaskStatus[trio.Process]) -> None:
-        process = await trio.lowlevel.open_process(
-            list(self.command), env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        await self._stage.until(
+            lambda: self.over is not None, lambda: f"it stayed on the connection; it should have left it: {why}", True
         )
-        task_status.started(process)
-        held = b""
-        assert process.stdout is not None
-        try:
-            async for data in process.stdout:
-                *lines, held = (held + bytes(data)).split(b"\n")
-                for line in lines:
-                    self._line(line)
-            await process.wait()
-        finally:
-            self.kill()
-            self.changed.notify()
-
-    def _line(self, line: bytes) -> None:
-        try:
-            seq = json.loads(line)["seq"]
-        except (ValueError, KeyError, TypeError):
-            self.words.append(line.decode(errors="replace"))
-        else:
-            self.seqs.append(seq)
-        self.changed.notify()
-
-    def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    async def printed(self, *seqs: int) -> None:
-        """Until it has printed exactly these events, in this order, since it was started first."""
-        want = list(seqs)
-        with trio.move_on_after(PATIENCE_S):
-            while self.seqs != want and want[: len(self.seqs)] == self.seqs:
-                if self.process is not None and self.process.poll() is not None:
-                    break
-                await self.changed.wait()
-        if self.seqs != want:
-            raise Failed(f"it printed {shown(self.seqs)}; expected {shown(want)}")
-
-    async def stopped(self) -> int:
-        """Its exit status, once it has ended by itself."""
-        assert self.process is not None
-        with trio.move_on_after(PATIENCE_S):
-            return await self.process.wait()
-        raise Failed("it goes on running; it should have stopped")
-
-
-def shown(seqs: list[int]) -> str:
-    return "nothing" if not seqs else ", ".join(map(str, seqs[:20])) + (" …" if len(seqs) > 20 else "")
 
 
 class Stage:
-    """What a scenario works with: `client`, `accept()`, and the relay between the two."""
+    """What a scenario works with.
 
-    def __init__(self, client: Client, relay: Relay, nursery: trio.Nursery) -> None:
-        self.client = client
-        self.relay = relay
-        self._nursery = nursery
-        self._arrived: list[tuple[Talk, trio.Event]] = []
-        self._changed = Changed()
+    client: the program. relay: between client and server; other: a second way to the same server, which the client
+    knows only if a scenario tells it. arrivals: how often a Subscribe came. changed: notified when anything happened.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, target: int, nursery: trio.Nursery) -> None:
+        self.changed = Changed()
+        self.nursery = nursery
+        self.relay = Relay(target, self.changed.notify)
+        self.other = Relay(target, self.changed.notify)
         self.arrivals = 0
+        self.client = Client(command, dict(os.environ), folder / "cursor", self.changed.notify)
+        self.client.env |= {"CHANGEFEED_FEED": FEED, "CHANGEFEED_CURSOR": str(self.client.cursor)}
+        self._arrived: list[Talk] = []
 
-    async def start_client(self) -> None:
-        await self.client.start(self._nursery)
+    async def start_client(self, *servers: str) -> None:
+        """Start the program (again). servers: what it is told; without any, the relay's URL."""
+        self.client.env["CHANGEFEED_URL"] = ",".join(servers or (self.relay.url,))
+        await self.client.start(self.nursery)
+
+    async def begin(self, head: int, *servers: str) -> Talk:
+        """Start the program, and take it in at the beginning."""
+        await self.start_client(*servers)
+        talk = await self.accept()
+        talk.expect_beginning()
+        await talk.welcome(0, head)
+        return talk
 
     async def handle(self, connection: Connection, request: Request) -> None:
+        """The server's side of each connection."""
         try:
             first = decode(await connection.receive(), connection.subprotocol, Subscribe)
+            if first.feed != FEED:
+                raise Failed(f"it asked for feed {first.feed!r}; $CHANGEFEED_FEED says {FEED!r}")
+            talk = Talk(connection, first, self)
+            self.arrivals += 1
+            self._arrived.append(talk)
+            self.changed.notify()
+            await talk.listen()
         except ConnectionLost:
+            pass
+        except ChangefeedError as error:
+            self.nursery.start_soon(_fail, Failed(f"its first message is no subscribe that could be served: {error}"))
+        except Failed as failed:
+            self.nursery.start_soon(_fail, failed)
+
+    # ---- what is waited for
+
+    async def until(
+        self,
+        condition: Callable[[], bool],
+        failure: Callable[[], str],
+        also_dead: bool = False,
+        within_s: float = PATIENCE_S,
+    ) -> None:
+        """Until the condition is true. Raises Failed with what `failure` says, also when the client has ended, unless
+        the condition may become true all the same (also_dead)."""
+        with trio.move_on_after(within_s):
+            while not condition():
+                if self.client.status is not None and not also_dead:
+                    raise Failed(f"{failure()}; it had ended with exit status {self.client.status}")
+                await self.changed.wait()
             return
-        done = trio.Event()
-        self.arrivals += 1
-        self._arrived.append((Talk(connection, first), done))
-        self._changed.notify()
-        await done.wait()
+        raise Failed(failure())
 
     async def accept(self, why: str = "it should have connected") -> Talk:
-        """The client's next connection, with its Subscribe. Raises Failed if none comes."""
-        with trio.move_on_after(PATIENCE_S):
-            while not self._arrived:
-                await self._changed.wait()
-            talk = self._arrived.pop(0)[0]
-            if talk.subscribe.feed != FEED:
-                raise Failed(f"it asked for feed {talk.subscribe.feed!r}; $CHANGEFEED_FEED says {FEED!r}")
-            return talk
-        raise Failed(f"{why}; nobody connected for {PATIENCE_S:g} s")
+        """The client's next connection, with its Subscribe."""
+        tries = self.relay.tries + self.other.tries
 
-    async def quiet(self, seconds: float, why: str) -> None:
-        """Nobody may connect for a while."""
-        with trio.move_on_after(seconds):
+        def failure() -> str:
+            more = self.relay.tries + self.other.tries - tries
+            came = f"only {more} connections without a subscribe" if more else "no connection"
+            return f"{why}; {came} came"
+
+        await self.until(lambda: bool(self._arrived), failure)
+        return self._arrived.pop(0)
+
+    async def again(self, position: int | Position, why: str = "it should have connected again") -> Talk:
+        """The client's next connection, which must resume at that position."""
+        talk = await self.accept(why)
+        talk.expect_position(position)
+        return talk
+
+    async def arrives(self, within_s: float) -> Talk | None:
+        """The client's next connection, if it comes so soon."""
+        with trio.move_on_after(within_s):
             while not self._arrived:
-                await self._changed.wait()
-            raise Failed(f"it connected again; {why}")
+                await self.changed.wait()
+        return self._arrived.pop(0) if self._arrived else None
+
+    async def printed(self, *seqs: int) -> None:
+        """Until it has printed exactly these events, in this order, since it was started first."""
+        want, client = list(seqs), self.client
+        await self.until(
+            lambda: client.seqs == want or client.seqs != want[: len(client.seqs)],
+            lambda: f"it printed {shown(client.seqs)}; expected {shown(want)}",
+        )
+        if client.seqs != want:
+            raise Failed(f"it printed {shown(client.seqs)}; expected {shown(want)}")
+
+    async def stopped(self, why: str) -> int:
+        """Its exit status, once it has ended by itself."""
+        await self.until(
+            lambda: self.client.status is not None or bool(self._arrived),
+            lambda: f"it goes on running; it should have stopped: {why}",
+            also_dead=True,
+        )
+        if self.client.status is None:
+            raise Failed(f"it connected again; it should have stopped: {why}")
+        return self.client.status
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone and all that it printed was read."""
+        self.client.kill()
+        await self.until(lambda: self.client.status is not None, lambda: "it survives SIGKILL", also_dead=True)
+
+    async def kill_saved(self) -> None:
+        """Kill it when it has had the time to save its position."""
+        await trio.sleep(SAVED_S)
+        await self.kill()
+
+
+async def _fail(failed: Failed) -> None:
+    raise failed
+
+
+def shown(seqs: Sequence[int]) -> str:
+    """A list of seqs for people."""
+    return "nothing" if not seqs else ", ".join(map(str, seqs[:20])) + (" …" if len(seqs) > 20 else "")
 
 
 @asynccontextmanager
 async def open_stage(command: Sequence[str], folder: Path) -> AsyncIterator[Stage]:
-    """A scripted server, a relay before it, and a client that is not started yet."""
-    settings = Settings()
-    listener = await WebsocketNetwork(settings).listen(
-        "127.0.0.1", 0, subprotocols=SUBPROTOCOLS, message_bytes_max=settings.frame_bytes_max
+    """A scripted server, the relays before it, and a client that is not started yet."""
+    listener = await WebsocketNetwork(_SETTINGS).listen(
+        "127.0.0.1", 0, subprotocols=SUBPROTOCOLS, message_bytes_max=_SETTINGS.frame_bytes_max
     )
 
     async def http(request: Request) -> Response:
         return Response(404, b"a scripted server has no routes\n", "text/plain")
 
     async with trio.open_nursery() as nursery:
-        relay = Relay(listener.address[1])
-        await nursery.start(relay.run)
-        env = {
-            **os.environ,
-            "CHANGEFEED_URL": f"ws://127.0.0.1:{relay.port}",
-            "CHANGEFEED_FEED": FEED,
-            "CHANGEFEED_CURSOR": str(folder / "cursor"),
-        }
-        client = Client(command, env)
-        stage = Stage(client, relay, nursery)
+        stage = Stage(command, folder, listener.address[1], nursery)
+        await nursery.start(stage.relay.run)
+        await nursery.start(stage.other.run)
         nursery.start_soon(listener.serve, stage.handle, http)
         try:
             yield stage
         finally:
-            client.kill()
             nursery.cancel_scope.cancel()
+            stage.relay.close()
+            stage.other.close()

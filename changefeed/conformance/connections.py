@@ -1,0 +1,291 @@
+"""Scenarios of connections and how they end. Each function is one; its docstring says what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from changefeed.conformance.client import Failed
+from changefeed.conformance.frames import at, frame
+from changefeed.conformance.stage import SAVED_S, Stage, Talk
+from changefeed.errors import ConnectionLost
+from changefeed.wire.messages import Fault, Redirect
+
+#: While no server takes it in for so long (seconds), a client may try so often. With the bounds of protocol.md it
+#: tries about ten times; without any wait, hundreds of times.
+DOWN_S: Final = 3.0
+TRIES_MAX: Final = 30
+
+# ---- connections
+
+
+async def slow(stage: Stage) -> None:
+    """Bytes that come one by one make the same messages."""
+    stage.relay.drip = True
+    talk = await stage.begin(3)
+    await talk.say(frame(0, 3, 1, 2, 3, size=300))
+    await stage.printed(1, 2, 3)
+
+
+async def half_frame(stage: Stage) -> None:
+    """A connection that breaks in the middle of a message: nothing of that is handled, then it resumes."""
+    talk = await stage.begin(4)
+    await talk.say(frame(0, 2, 1, 2))
+    await stage.printed(1, 2)
+    stage.relay.cut_after = 1000
+    try:
+        await talk.say(frame(2, 4, 3, 4, size=4000))
+    except ConnectionLost:
+        pass
+    talk = await stage.again(2)
+    await talk.welcome(2, 4)
+    await talk.say(frame(2, 4, 3, 4))
+    await stage.printed(1, 2, 3, 4)
+
+
+async def closed_handshake(stage: Stage) -> None:
+    """A server that closes during the handshake, or answers HTTP 503 (as a proxy does while it restarts), is tried
+    again."""
+    stage.relay.refuse = "silent"
+    await stage.start_client()
+    await _tried_again(stage)
+    stage.relay.refuse = "http"
+    await _tried_again(stage)
+    await _tried_again(stage)
+    stage.relay.refuse = ""
+    await _taken_in(stage)
+
+
+async def hanging_handshake(stage: Stage) -> None:
+    """A server that takes the connection and does not answer (it is frozen) is given up after 10 seconds."""
+    stage.relay.refuse = "hang"
+    await stage.start_client()
+    await _tried_again(stage)
+    stage.relay.refuse = ""
+    await _taken_in(stage)
+
+
+async def _taken_in(stage: Stage) -> None:
+    talk = await stage.accept("it should have tried again")
+    talk.expect_beginning()
+    await talk.welcome(0, 1)
+    await talk.say(frame(0, 1, 1))
+    await stage.printed(1)
+
+
+async def _tried_again(stage: Stage) -> None:
+    seen = stage.relay.tries
+    await stage.until(lambda: stage.relay.tries > seen, lambda: f"it should have tried again; it tried {seen} times")
+
+
+async def failover(stage: Stage) -> None:
+    """Of several servers in $CHANGEFEED_URL any will do: it goes to the next when one is gone, and resumes there."""
+    talk = await stage.begin(3, stage.relay.url, stage.other.url)
+    await talk.say(frame(0, 3, 1, 2, 3))
+    await stage.printed(1, 2, 3)
+    gone, left = (stage.relay, stage.other) if stage.relay.tries else (stage.other, stage.relay)
+    await gone.shut()
+    talk = await stage.again(3, "one of its two servers was killed; it should have gone to the other")
+    await talk.welcome(3, 5)
+    await talk.say(frame(3, 5, 4, 5))
+    await stage.printed(1, 2, 3, 4, 5)
+    if not left.tries:
+        raise Failed("it did not go to the other server")
+
+
+async def redirect(stage: Stage) -> None:
+    """A redirect may be followed or ignored; either way nothing is lost, and nothing comes twice."""
+    talk = await stage.begin(4)
+    await talk.say(frame(0, 1, 1), Redirect((stage.other.url,), 0.2), frame(1, 2, 2))
+    await stage.printed(1, 2)
+    there = await stage.arrives(1.5)
+    if there is None:
+        await talk.say(frame(2, 3, 3))
+        await stage.printed(1, 2, 3)
+        await talk.close(4410, "moved")
+        there = await stage.again(3)
+        await there.welcome(3, 4)
+    else:
+        there.expect_position(2)
+        await there.welcome(2, 4)
+        await talk.gone("it followed a redirect, and was taken in elsewhere")
+        await there.say(frame(2, 3, 3))
+    await there.say(frame(3, 4, 4))
+    await stage.printed(1, 2, 3, 4)
+
+
+async def backoff(stage: Stage) -> None:
+    """While nobody takes it in it waits between its tries, longer and longer; then it comes back."""
+    talk = await stage.begin(1)
+    await talk.say(frame(0, 1, 1))
+    await stage.printed(1)
+    stage.relay.refuse = "silent"
+    before = stage.relay.tries
+    talk.abort()
+    await trio.sleep(DOWN_S)
+    tries = stage.relay.tries - before
+    if not 1 <= tries <= TRIES_MAX:
+        raise Failed(_too_often(tries, "the server closed each connection at once"))
+    stage.relay.refuse = ""
+    await stage.again(1)
+
+
+async def not_current(stage: Stage) -> None:
+    """`not-current` (4401) before `subscribed` is no final answer: it asks again, with the same position and pauses
+    that grow."""
+    talk = await stage.begin(1)
+    await talk.say(frame(0, 1, 1))
+    await stage.printed(1)
+    talk.abort()
+
+    async def no(talk: Talk) -> None:
+        talk.expect_position(1)
+        await talk.say(Fault("not-current", "nobody leads the feed now; ask again", True))
+        await talk.close(4401, "not-current")
+
+    await _turned_away(stage, no, "the server was not current")
+    talk = await stage.again(1)
+    await talk.welcome(1, 2)
+    await talk.say(frame(1, 2, 2))
+    await stage.printed(1, 2)
+
+
+async def flapping(stage: Stage) -> None:
+    """A server that takes it in and closes at once again does not make it connect in a busy loop."""
+    talk = await stage.begin(1)
+    await talk.say(frame(0, 1, 1))
+    await stage.printed(1)
+    talk.abort()
+
+    async def welcome(talk: Talk) -> None:
+        talk.expect_position(1)
+        await talk.welcome(1, 1)
+        await talk.close(4411, "draining")
+
+    await _turned_away(stage, welcome, "the server closed after each subscribed")
+    await stage.again(1)
+
+
+async def _turned_away(stage: Stage, answer: Callable[[Talk], Awaitable[None]], what: str) -> None:
+    """For DOWN_S each connection gets that answer."""
+    end, before = trio.current_time() + DOWN_S, stage.arrivals
+    while (left := end - trio.current_time()) > 0:
+        talk = await stage.arrives(left)
+        if talk is not None:
+            try:
+                await answer(talk)
+            except ConnectionLost:
+                pass
+    tries = stage.arrivals - before
+    if not 1 <= tries <= TRIES_MAX:
+        raise Failed(_too_often(tries, what))
+
+
+def _too_often(tries: int, what: str) -> str:
+    return (
+        f"it connected {tries} times within {DOWN_S:g} s while {what}; it should try at once, then wait a random time "
+        "up to 0.1 s, 0.2 s, 0.4 s … 15 s"
+    )
+
+
+# ---- endings
+
+
+async def _comes_again(stage: Stage, *codes: int) -> None:
+    talk = await stage.begin(3)
+    await talk.say(frame(0, 1, 1))
+    await stage.printed(1)
+    for code in codes:
+        await talk.close(code, "come again")
+        talk = await stage.again(1, f"it should have come again after close code {code}")
+        await talk.welcome(1, 3)
+    await talk.say(frame(1, 3, 2, 3))
+    await stage.printed(1, 2, 3)
+
+
+async def close_reconnect(stage: Stage) -> None:
+    """Close codes from 4000 to 4499, also unknown ones: it reconnects and resumes."""
+    await _comes_again(stage, 4410, 4000, 4499)
+
+
+async def close_other(stage: Stage) -> None:
+    """Close codes outside of 4000 to 4999, such as 1000, 1001 and 1011: it reconnects and resumes."""
+    await _comes_again(stage, 1000, 1001, 1011)
+
+
+async def close_final(stage: Stage) -> None:
+    """Close codes from 4500 to 4999, also unknown ones: it stops, with an exit status that is neither 0 nor 3."""
+    talk = await stage.begin(3)
+    await talk.say(frame(0, 1, 1))
+    await stage.printed(1)
+    for code in (4500, 4999):
+        await talk.close(code, "do not come again")
+        _expect_final(await stage.stopped(f"close code {code} means do not reconnect"), f"close code {code}")
+        if code == 4500:
+            await stage.start_client()
+            talk = await stage.accept()
+            start = talk.subscribe.start.position
+            await talk.welcome(1 if start == at(1) else 0, 1)
+
+
+async def refused(stage: Stage) -> None:
+    """A subscription that is refused for good, as that of an unknown feed: it stops, with an exit status that is
+    neither 0 nor 3."""
+    await stage.start_client()
+    talk = await stage.accept()
+    await talk.say(Fault("unknown-feed", "no instance knows that feed", False))
+    await talk.close(4511, "unknown-feed")
+    _expect_final(await stage.stopped("the feed is unknown (4511)"), "close code 4511 (unknown-feed)")
+
+
+def _expect_final(status: int, what: str) -> None:
+    if status in (0, 3):
+        meaning = "that all is well" if status == 0 else "that it cannot resume"
+        raise Failed(f"it stopped with exit status {status} after {what}; that means {meaning}")
+
+
+async def reset(stage: Stage) -> None:
+    """A position that is too old: it stops with exit status 3, and keeps its position, so that it does not go on as if
+    nothing had happened when it is started again."""
+    talk = await stage.begin(2)
+    await talk.say(frame(0, 2, 1, 2))
+    await stage.printed(1, 2)
+    await talk.hear_handled(2)
+    await trio.sleep(SAVED_S)
+    talk.abort()
+    talk = await stage.again(2)
+    await _too_old(stage, talk)
+    await stage.start_client()
+    try:
+        talk = await stage.accept()
+    except Failed:
+        if stage.client.status in (None, 0):
+            raise
+        return  # it will not even try: right as well
+    talk.expect_position(2)
+    await _too_old(stage, talk)
+    await stage.printed(1, 2)
+
+
+async def _too_old(stage: Stage, talk: Talk) -> None:
+    details = {"position": str(at(2)), "earliest": str(at(500)), "head": str(at(900))}
+    await talk.say(Fault("position-too-old", "what follows was trimmed up to 500", False, details))
+    await talk.close(4531, "position-too-old")
+    await _cannot_resume(stage, "its position is too old (4531)")
+
+
+async def _cannot_resume(stage: Stage, why: str) -> None:
+    status = await stage.stopped(why)
+    if status != 3:
+        raise Failed(f"it stopped with exit status {status} when {why}; 3 means that it cannot resume")
+
+
+async def reset_by_code(stage: Stage) -> None:
+    """The close codes of other-lineage and future-position say the same without a `fault` before: exit status 3."""
+    for code, word in ((4532, "other-lineage"), (4533, "future-position")):
+        await stage.start_client()
+        talk = await stage.accept()
+        await talk.close(code, word)
+        await _cannot_resume(stage, f"it was closed with {code} ({word})")
