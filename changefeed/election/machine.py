@@ -326,11 +326,7 @@ class Election(State):
             if record.epoch > epoch:
                 self._end_term(now, "overtaken")
                 return True
-            # A lower epoch than mine: the coordinator was wiped, or the view is old. The log decides; ask again.
-            if now >= self._recheck_at:
-                self._recheck_at = now + self.settings.log_look_s
-                self.views.doubt()
-            self.requests.wake(now, self._recheck_at)
+            self._contradict(now)
         elif record is None or record.epoch != epoch or not self.views.mine:
             # My record is gone, or of another session, while my term runs: contend again, and serve meanwhile.
             if not self.views.number:
@@ -339,6 +335,21 @@ class Election(State):
                 self._contend(now, "session-lost")
             self.requests.wake(now, self.pace.rest_until)
         return False
+
+    def _contradict(self, now: float) -> None:
+        """The coordinator names another, but with no higher epoch than mine: it was wiped, or the view is old.
+
+        The log decides: while its fence is mine the other serves nothing. It has suspect_after_s to change that, and
+        is challenged then: others would look for a leader where there is none.
+        """
+        late = self.suspicion.since + self.settings.suspect_after_s
+        if now >= late and self.views.number and not self.hindrance(now):
+            self._contend(now, "not-serving")
+        elif now >= self._recheck_at:
+            self._recheck_at = now + self.settings.log_look_s
+            self.views.doubt()
+        self.requests.wake(now, late)
+        self.requests.wake(now, self._recheck_at)
 
     def _log_fails_me_alone(self, now: float) -> bool:
         """The log has not answered me for log_timeout_s while it answered a follower: then I must not lead."""

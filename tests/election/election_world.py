@@ -40,6 +40,8 @@ class Process(Elector):
     node: Node
 
     def _tell(self, fact: Callable[..., None], *args: object) -> None:
+        if self.node.dead:
+            return
         if self.node.frozen:
             self.node.inbox.append((fact, args))
         else:

@@ -189,6 +189,17 @@ def test_the_coordinator_is_away_and_the_handover_gives_up_in_time() -> None:
     assert bench.now - began < 6
 
 
+def test_a_candidacy_beside_the_running_term_does_not_cut_it_off() -> None:
+    """The record was deleted by hand, taken again, and then the process is told to stop: the term still finishes."""
+    bench = Bench().leading()
+    bench.view(View(FEED, 1, 1, None)).read(View(FEED, 1, 1, None)).only(fx.Take)
+    bench.tell("hand_over").wrote(bench_own(2)).none(fx.EndTerm, fx.FenceLog)
+    listed(bench, "b")
+    finished(bench).only(fx.MarkLeaving)
+    bench.wrote(False).read(bench_own(2))
+    assert bench.only(fx.Resign).epoch == 2
+
+
 def test_asking_twice_hands_over_once() -> None:
     bench = Bench().leading().tell("hand_over").tell("hand_over")
     listed(bench)

@@ -390,6 +390,21 @@ def test_a_lower_epoch_of_another_ends_nothing() -> None:
     bench.flying(fx.Read)
 
 
+def test_a_lower_epoch_of_another_that_never_serves_is_challenged_by_who_serves() -> None:
+    """It won in a wiped coordinator and died before it could raise it; others would look for it for ever."""
+    bench = Bench().leading()
+    stale = View(FEED, 1, 99, record("c", 1))
+    bench.view(stale)
+    for _ in range(30):
+        bench.wait(0.1).quiet(look(1, "00000001"))
+        if not bench.idle(fx.Read):
+            bench.read(stale)
+        if not bench.idle(fx.Challenge):
+            break
+    assert bench.flying(fx.Challenge).seen == stale
+    assert bench.status.role == "leading"
+
+
 def test_a_record_deleted_by_hand_is_taken_again_while_the_term_goes_on() -> None:
     """A feed never stays without a leader; publishing goes on until the next epoch is won."""
     bench = Bench().leading()
@@ -504,7 +519,7 @@ def test_a_living_fence_of_another_coordinator_is_refused_loudly() -> None:
     for second in range(30):  # its clock is wrong by an hour, but its stamp moves
         bench.wait(1.0)
         bench.quiet(look(3, coordinator="deadbeef", renewed=3_600_000 + second * 1000))
-    bench.none(fx.Write)
+    assert not [effect for effect in bench.all if isinstance(effect, fx.Write)]
 
 
 def test_a_fence_of_another_coordinator_that_is_no_longer_renewed_is_overcome() -> None:
