@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -20,11 +21,13 @@ from changefeed.errors import (
     ChangefeedError,
     ConnectionLost,
     ConnectionRefused,
+    LogUnavailable,
     NotCurrent,
     UnsupportedProtocol,
 )
-from changefeed.leader import Answered, Leader
+from changefeed.leader import Leader
 from changefeed.log import FeedLog
+from changefeed.peer.far import FarLeader, Intake, Outgoing
 from changefeed.peer.machine import (
     BeginWindow,
     Broken,
@@ -47,7 +50,7 @@ from changefeed.signal import Changed
 from changefeed.transport import Connection, Network
 from changefeed.wire import PEER
 from changefeed.wire.codec import decode, encode
-from changefeed.wire.faults import error_of, fault_of
+from changefeed.wire.faults import fault_of
 from changefeed.wire.messages import (
     Answer,
     AnyMessage,
@@ -55,7 +58,6 @@ from changefeed.wire.messages import (
     Entries,
     Fault,
     Open,
-    Opened,
     PeerAnswer,
     PeerBeat,
     PeerClose,
@@ -63,7 +65,6 @@ from changefeed.wire.messages import (
     PeerOpen,
     PeerOpened,
     PeerPublish,
-    Publish,
     Said,
 )
 
@@ -112,111 +113,6 @@ class Node(Protocol):
     def foreign_log(self, why: str) -> None: ...
 
 
-class FarLeader:
-    """A leader at the other end of a link; see leader.Leader for the contract."""
-
-    def __init__(self, name: str, epoch: int, term: str, machine: FollowerEnd, queue: _Outgoing) -> None:
-        self.name = name
-        self.epoch = epoch
-        self.term = term
-        self.lost = trio.Event()
-        self._machine = machine
-        self._queue = queue
-        self._numbers: dict[str, int] = {}
-        self._next = 0
-        self._answered: dict[int, list[Answered]] = {}
-        self._opens: dict[int, trio.MemorySendChannel[OpenSettled]] = {}
-
-    async def open(self, request: Open, channel: str) -> Opened:
-        if self.lost.is_set():
-            raise NotCurrent("the leader was lost; ask again")
-        self.close(channel)
-        self._next += 1
-        number = self._numbers[channel] = self._next
-        self._answered[number] = []
-        send, receive = trio.open_memory_channel[OpenSettled](1)
-        self._opens[number] = send
-        self._machine.open_sent(number)
-        self._queue.put(PeerOpen(number, request))
-        try:
-            async for settled in receive:
-                if settled.fault is not None:
-                    raise error_of(settled.fault)
-                if settled.opened is not None:
-                    return settled.opened
-        finally:
-            self._opens.pop(number, None)
-        raise NotCurrent("the leader was lost before it answered; ask again")
-
-    async def publish(self, channel: str, batch: Batch, answered: Answered) -> None:
-        number = self._numbers.get(channel)
-        if self.lost.is_set() or number is None:
-            raise NotCurrent("the leader was lost; open again")
-        await self._queue.room()
-        if self.lost.is_set():
-            raise NotCurrent("the leader was lost; open again")
-        self._answered[number].append(answered)
-        self._machine.publish_sent(number, batch.number)
-        body = Publish(batch.after, batch.number, batch.sizes, batch.payload)
-        self._queue.put(PeerPublish(number, batch.publisher, batch.incarnation, body), len(batch.payload))
-
-    def close(self, channel: str) -> None:
-        number = self._numbers.pop(channel, None)
-        if number is not None and not self.lost.is_set():
-            self._answered.pop(number, None)
-            self._machine.channel_closed(number)
-            self._queue.put(PeerClose(number))
-
-    def open_settled(self, effect: OpenSettled) -> None:
-        send = self._opens.pop(effect.channel, None)
-        if send is not None:
-            send.send_nowait(effect)
-            send.close()
-
-    def settled(self, effect: Settled) -> None:
-        waiting = self._answered.get(effect.channel)
-        if waiting:
-            waiting.pop(0)(effect.answer)
-
-    def lose(self) -> None:
-        self.lost.set()
-        self._answered.clear()
-        for send in self._opens.values():
-            send.close()
-        self._opens.clear()
-
-
-class _Outgoing:
-    """Messages that wait to be sent over one link; bounded in bytes by whoever awaits `room`."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._messages: list[AnyMessage] = []
-        self._bytes = 0
-        self._bytes_max = bytes_max
-        self._room = Changed()
-        self.wake = trio.Event()
-
-    def put(self, message: AnyMessage, size: int = 256) -> None:
-        self._messages.append(message)
-        self._bytes += size
-        self.wake.set()
-
-    def take(self) -> list[AnyMessage]:
-        messages, self._messages, self._bytes = self._messages, [], 0
-        self._room.notify()
-        return messages
-
-    async def room(self) -> None:
-        while self._bytes >= self._bytes_max:
-            await self._room.wait()
-
-    async def wait(self, deadline: float) -> None:
-        """Until something was put, or the deadline."""
-        with trio.move_on_at(deadline):
-            await self.wake.wait()
-        self.wake = trio.Event() if not self._messages else self.wake
-
-
 async def _send(connection: Connection, message: AnyMessage, stall_after_s: float) -> None:
     """Send one message, or drop the connection if the peer takes no byte for too long."""
     with trio.move_on_after(stall_after_s) as scope:
@@ -239,6 +135,7 @@ class Link:
         """Follow the leader of this record until cancelled."""
         node, pause = self._node, 0.0
         while True:
+            began = trio.current_time()
             try:
                 connection = await node.network.connect(
                     record.url.rstrip("/") + "/v1",
@@ -252,7 +149,8 @@ class Link:
                 logger.debug("link to %s: %s", record.url, error)
                 node.evidence.link_silent(record.process)
             else:
-                if await self._converse(connection, record):
+                if await self._converse(connection, record) and trio.current_time() >= began + RETRY_MAX_S:
+                    # At once: whether the leader refuses now is what its election waits for.
                     pause = 0.0
                     continue
             pause = min(max(RETRY_S, pause * 2), RETRY_MAX_S)
@@ -264,7 +162,7 @@ class Link:
         tail = node.window.tail
         position = None if tail is None else tail.position(node.log.lineage)
         machine = FollowerEnd(record.process, node.log.lineage, position)
-        queue = _Outgoing(node.settings.leader_queue_bytes)
+        queue = Outgoing()
         try:
             hello = PeerHello(node.name, node.instance, node.process, node.url, position)
             await _send(connection, hello, CONNECT_S)
@@ -289,17 +187,20 @@ class Link:
                 node.evidence.link_closed(record.process)
         return machine.met
 
-    async def _write(self, connection: Connection, queue: _Outgoing) -> None:
+    async def _write(self, connection: Connection, queue: Outgoing) -> None:
         node, due = self._node, trio.current_time()
         while True:
-            for message in queue.take():
-                await _send(connection, message, node.settings.stall_after_s)
+            message: AnyMessage | None = None
             if trio.current_time() >= due:
-                await _send(connection, node.beat(), node.settings.stall_after_s)
                 due = trio.current_time() + node.settings.peer_heartbeat_s
-            await queue.wait(due)
+                message = node.beat()
+            message = message or queue.take()
+            if message is None:
+                await queue.wait(due)
+            else:
+                await _send(connection, message, node.settings.stall_after_s)
 
-    def _perform(self, effect: Effect, record: LeaderRecord, machine: FollowerEnd, queue: _Outgoing) -> bool:
+    def _perform(self, effect: Effect, record: LeaderRecord, machine: FollowerEnd, queue: Outgoing) -> bool:
         """Perform one effect; False: the connection must go."""
         node = self._node
         match effect:
@@ -314,14 +215,18 @@ class Link:
                     self.heard = trio.current_time()
                 node.evidence.link_beat(beat)
             case Leads(name, epoch, term):
-                self._leader = FarLeader(name, epoch, term, machine, queue)
+                self._leader = FarLeader(name, epoch, term, machine, queue, node.settings.leader_queue_bytes)
                 node.far_leader(self._leader)
             case LeadsNoMore():
                 self._lose()
             case BeginWindow(at):
                 node.begin_window(at)
             case Visible(entries):
-                node.visible(entries)
+                try:
+                    node.visible(entries)
+                except ValueError as error:
+                    # Other bytes under seqs that are known: this history is not mine.
+                    return self._perform(Broken(str(error), foreign_log=True), record, machine, queue)
             case OpenSettled():
                 if self._leader is not None:
                     self._leader.open_settled(effect)
@@ -349,109 +254,158 @@ def _message_max(settings: Settings) -> int:
 
 async def serve_peer(connection: Connection, hello: PeerHello, node: Node) -> None:
     """The leader's end of one link; also answers when this instance does not lead, so that it is known to live."""
-    lineage = node.log.lineage
-    if hello.tail is not None and node.near_leader() is not None:
-        refusal = (await node.log.look()).check(hello.tail)
-        if refusal is not None and refusal.code != "position-too-old":
-            await _send(connection, Fault("other-lineage", str(refusal), False), CONNECT_S)
-            return
-    end = LeaderEnd(hello.tail if hello.tail is None or hello.tail.lineage == lineage else None)
-    queue = _Outgoing(node.settings.leader_queue_bytes)
-    prefix = f"{hello.name}/{hello.process}/{id(connection)}"
-    channels: dict[int, tuple[Leader, str]] = {}
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_serve_writes, connection, node, end, queue)
-            await _serve_reads(connection, node, queue, prefix, channels, nursery)
-    finally:
-        for leader, channel in channels.values():
-            leader.close(channel)
+    await _Served(connection, hello, node).run()
 
 
-async def _serve_writes(connection: Connection, node: Node, end: LeaderEnd, queue: _Outgoing) -> None:
-    settings, lineage = node.settings, node.log.lineage
-    said: tuple[int, str] | None = None
-    due = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_wake_on_change, node.changed, queue)
-        while True:
-            for message in queue.take():
-                await _send(connection, message, settings.stall_after_s)
-            if node.serving() != said or trio.current_time() >= due:
-                said, due = node.serving(), trio.current_time() + settings.peer_heartbeat_s
-                await _send(connection, node.beat(), settings.stall_after_s)
-            after = end.next_after(node.window.floor, node.window.tail, lineage)
-            entries = None if after is None else node.window.after(after.seq, settings.frame_bytes_aim)
-            if after is not None and entries:
-                end.sent(entries, lineage)
-                await _send(connection, Entries(after, tuple(entries)), settings.stall_after_s)
+class _Served:
+    """One follower's link, at the leader's end.
+
+    One task reads, and never waits for the leader or the log: what the follower's heartbeats say is wanted most while
+    these are slow. Another one brings batches to the leader, each Open has a task of its own, and one writes.
+    """
+
+    def __init__(self, connection: Connection, hello: PeerHello, node: Node) -> None:
+        self._connection = connection
+        self._node = node
+        self._hello = hello
+        self._lineage = node.log.lineage
+        self._end: LeaderEnd | None = None
+        self._queue = Outgoing()
+        self._intake = Intake(node.settings.leader_queue_bytes)
+        self._prefix = f"{hello.name}/{hello.process}/{id(connection)}"
+        self._channels: dict[int, tuple[Leader, str]] = {}
+        self._opening: dict[int, trio.CancelScope] = {}
+
+    async def run(self) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._check_hello)
+                nursery.start_soon(self._bring)
+                nursery.start_soon(self._wake_on_change)
+                nursery.start_soon(self._write)
+                await self._read(nursery)
+        finally:
+            for leader, channel in self._channels.values():
+                leader.close(channel)
+
+    async def _check_hello(self) -> None:
+        """Entries are sent once it is known that the follower's log is mine."""
+        node, tail = self._node, self._hello.tail
+        while tail is not None:
+            try:
+                with trio.fail_after(node.settings.log_timeout_s):
+                    look = await node.log.look()
+            except (LogUnavailable, trio.TooSlowError):
+                await trio.sleep(node.settings.log_look_s)
                 continue
-            await queue.wait(due)
+            refusal = look.check(tail)
+            if refusal is not None and refusal.code != "position-too-old":
+                self._queue.put(Fault("other-lineage", str(refusal), False))
+                return
+            break
+        self._end = LeaderEnd(tail if tail is None or tail.lineage == self._lineage else None)
+        self._queue.wake.set()
 
+    # ---- sending
 
-async def _wake_on_change(changed: Changed, queue: _Outgoing) -> None:
-    while True:
-        await changed.wait()
-        queue.wake.set()
+    async def _wake_on_change(self) -> None:
+        while True:
+            await self._node.changed.wait()
+            self._queue.wake.set()
 
+    async def _write(self) -> None:
+        node, settings, queue = self._node, self._node.settings, self._queue
+        said: tuple[int, str] | None = None
+        due = trio.current_time()
+        while True:
+            message: AnyMessage | None = None
+            changed, now = node.serving() != said, trio.current_time()
+            if changed:
+                # The answers of a term that has ended leave before the beat that says so: after it they count no more.
+                message = queue.take()
+            if message is None and (changed or now >= due):
+                said, due = node.serving(), now + settings.peer_heartbeat_s
+                message = node.beat()
+            message = message or queue.take() or self._entries()
+            if message is None:
+                await queue.wait(due)
+            else:
+                await _send(self._connection, message, settings.stall_after_s)
 
-async def _serve_reads(
-    connection: Connection,
-    node: Node,
-    queue: _Outgoing,
-    prefix: str,
-    channels: dict[int, tuple[Leader, str]],
-    nursery: trio.Nursery,
-) -> None:
-    while True:
-        with trio.move_on_after(node.settings.heartbeat_dead_s) as dead:
-            message = decode(await connection.receive(), PEER, None)
-        if dead.cancelled_caught:
-            raise ConnectionLost("the follower sent nothing for too long")
-        match message:
-            case PeerBeat():
-                node.evidence.follower_beat(message)
-            case PeerOpen(number, request):
-                nursery.start_soon(_forwarded_open, node, queue, number, request, f"{prefix}/{number}", channels)
-            case PeerPublish(number, publisher, incarnation, body):
-                known = channels.get(number)
-                if known is not None:
-                    batch = Batch(publisher, incarnation, body.after, body.number, body.sizes, body.payload)
-                    await _forwarded_publish(known, number, batch, queue)
-            case PeerClose(number):
-                known = channels.pop(number, None)
-                if known is not None:
-                    known[0].close(known[1])
-            case _:
-                raise ConnectionLost(f"a follower does not send {message.TYPE}")
+    def _entries(self) -> Entries | None:
+        """What the follower's window wants next."""
+        window = self._node.window
+        after = None if self._end is None else self._end.next_after(window.floor, window.tail, self._lineage)
+        entries = None if after is None else window.after(after.seq, self._node.settings.frame_bytes_aim)
+        if self._end is None or after is None or not entries:
+            return None
+        self._end.sent(entries, self._lineage)
+        return Entries(after, tuple(entries))
 
+    # ---- receiving
 
-async def _forwarded_open(
-    node: Node, queue: _Outgoing, number: int, request: Open, channel: str, channels: dict[int, tuple[Leader, str]]
-) -> None:
-    leader = node.near_leader()
-    try:
-        if leader is None:
-            raise NotCurrent(f"instance {node.instance} does not lead feed {node.name} now")
-        opened = await leader.open(request, channel)
-    except ChangefeedError as error:
-        queue.put(PeerOpened(number, None, fault_of(error)))
-    else:
-        channels[number] = (leader, channel)
-        queue.put(PeerOpened(number, opened, None))
+    async def _read(self, nursery: trio.Nursery) -> None:
+        node = self._node
+        while True:
+            with trio.move_on_after(node.settings.heartbeat_dead_s) as dead:
+                message = decode(await self._connection.receive(), PEER, None)
+            if dead.cancelled_caught:
+                raise ConnectionLost("the follower sent nothing for too long")
+            match message:
+                case PeerBeat():
+                    node.evidence.follower_beat(message)
+                case PeerOpen(number, request):
+                    nursery.start_soon(self._open, number, request)
+                case PeerPublish(number, publisher, incarnation, body):
+                    if number in self._channels:
+                        batch = Batch(publisher, incarnation, body.after, body.number, body.sizes, body.payload)
+                        await self._intake.put(number, batch)
+                case PeerClose(number):
+                    self._close(number)
+                case _:
+                    raise ConnectionLost(f"a follower does not send {message.TYPE}")
 
+    def _close(self, number: int) -> None:
+        self._intake.drop(number)
+        opening = self._opening.pop(number, None)
+        if opening is not None:
+            opening.cancel()
+        known = self._channels.pop(number, None)
+        if known is not None:
+            known[0].close(known[1])
 
-async def _forwarded_publish(known: tuple[Leader, str], number: int, batch: Batch, queue: _Outgoing) -> None:
-    """A batch whose term is over is dropped: the beat that says so travels ahead, and it will be sent again."""
-    leader, channel = known
+    async def _open(self, number: int, request: Open) -> None:
+        node = self._node
+        leader, channel = node.near_leader(), f"{self._prefix}/{number}"
+        with trio.CancelScope() as scope:
+            self._opening[number] = scope
+            try:
+                if leader is None:
+                    raise NotCurrent(f"instance {node.instance} does not lead feed {node.name} now")
+                opened = await leader.open(request, channel)
+            except ChangefeedError as error:
+                self._queue.put(PeerOpened(number, None, fault_of(error)))
+            else:
+                self._channels[number] = (leader, channel)
+                self._queue.put(PeerOpened(number, opened, None))
+            finally:
+                self._opening.pop(number, None)
 
-    def answered(answer: Answer) -> None:
-        queue.put(PeerAnswer(number, answer))
+    async def _bring(self) -> None:
+        """Bring batches to the leader, waiting for its room. One whose term is over is dropped: the beat that says so
+        travels ahead, and it will be sent again."""
+        while True:
+            number, batch = await self._intake.next()
+            known = self._channels.get(number)
+            if known is not None:
+                leader, channel = known
+                try:
+                    await leader.publish(channel, batch, partial(self._answered, number))
+                except NotCurrent:
+                    continue
 
-    try:
-        await leader.publish(channel, batch, answered)
-    except NotCurrent:
-        pass
+    def _answered(self, number: int, answer: Answer) -> None:
+        self._queue.put(PeerAnswer(number, answer))
 
 
 async def ask_peer(network: Network, url: str, feed: str, process: str, settings: Settings) -> Said | None:
