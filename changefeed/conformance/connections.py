@@ -55,7 +55,7 @@ async def closed_handshake(stage: Stage) -> None:
     await _tried_again(stage)
     await _tried_again(stage)
     stage.relay.refuse = ""
-    await _taken_in(stage)
+    await _taken_in(stage, "it should have tried again when the handshakes before had failed")
 
 
 async def hanging_handshake(stage: Stage) -> None:
@@ -64,11 +64,11 @@ async def hanging_handshake(stage: Stage) -> None:
     await stage.start_client()
     await _tried_again(stage)
     stage.relay.refuse = ""
-    await _taken_in(stage)
+    await _taken_in(stage, "the server had not answered its handshake; it should have tried again after 10 s")
 
 
-async def _taken_in(stage: Stage) -> None:
-    talk = await stage.accept("it should have tried again")
+async def _taken_in(stage: Stage, why: str) -> None:
+    talk = await stage.accept(why)
     talk.expect_beginning()
     await talk.welcome(0, 1)
     await talk.say(frame(0, 1, 1))

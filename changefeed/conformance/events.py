@@ -261,8 +261,8 @@ async def heartbeat(stage: Stage) -> None:
     """It says handled every heartbeat_s, also when nothing happens."""
     talk = await stage.begin(1)
     await talk.say(frame(0, 1, 1))
-    await talk.hear_handled(1)
     await talk.hear_regularly(WATCH_S)
+    await talk.hear_handled(1)
 
 
 async def heartbeat_busy(stage: Stage) -> None:
@@ -296,14 +296,18 @@ async def quiet_feed(stage: Stage) -> None:
 
 
 async def silence(stage: Stage) -> None:
-    """A server that says nothing for heartbeat_dead_s is taken for dead, although its connection stays open and no
-    goodbye is answered."""
-    talk = await stage.begin(1)
+    """A server that says nothing for heartbeat_dead_s is taken for dead, also right after `subscribed`, and although
+    its connection stays open and no goodbye is answered."""
+    why = f"it should have come again after {DEAD_S:g} s of silence (heartbeat_dead_s)"
+    talk = await stage.begin(0)
+    talk.quiet = True
+    talk = await stage.again(0, why)
+    await talk.welcome(0, 1)
     await talk.say(frame(0, 1, 1))
     await stage.printed(1)
     talk.quiet = True
     stage.relay.freeze()
-    talk = await stage.again(1, f"it should have come again after {DEAD_S:g} s of silence (heartbeat_dead_s)")
+    talk = await stage.again(1, why)
     await talk.welcome(1, 2)
     await talk.say(frame(1, 2, 2))
     await stage.printed(1, 2)

@@ -11,7 +11,7 @@ import trio
 
 from changefeed.conformance.client import Failed
 from changefeed.conformance.scenarios import Scenario, name_of, title_of
-from changefeed.conformance.stage import open_stage
+from changefeed.conformance.stage import PATIENCE_S, open_stage
 from changefeed.errors import ConnectionLost
 
 
@@ -32,15 +32,15 @@ class Grade:
         return not self.problem
 
 
-async def grade(scenario: Scenario, command: Sequence[str]) -> Grade:
+async def grade(scenario: Scenario, command: Sequence[str], patience_s: float = PATIENCE_S) -> Grade:
     """Play one scenario with the program that `command` starts. Raises BadConfig if it cannot be started.
 
-    Cancellation: its processes are killed.
+    patience_s: how long it may take for one step, in seconds. Cancellation: its processes are killed.
     """
     problem, stderr = "", b""
     with tempfile.TemporaryDirectory(prefix="changefeed-conformance-") as folder:
         try:
-            async with open_stage(command, Path(folder)) as stage:
+            async with open_stage(command, Path(folder), patience_s) as stage:
                 try:
                     await scenario(stage)
                 finally:

@@ -1,7 +1,7 @@
 """One scenario's scripted server, and what a scenario can do with it and expect of the client.
 
 Everything that the client says is read and checked at once, whatever the scenario is waiting for; everything that is
-expected is waited for at most PATIENCE_S, and what fails says what was expected and what came.
+expected is waited for at most `patience_s`, and what fails says what was expected and what came.
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ class Talk:
                 self._stage.changed.notify()
         except ConnectionLost as lost:
             self.over = lost
+            self._stage.changed.notify()
+            # The transport ends with this task: a goodbye that another one is saying comes first.
+            async with self._sending:
+                pass
         except ChangefeedError as error:
             self.over = error
             raise Failed(f"it sent what no subscriber may send: {error}") from None
@@ -142,11 +146,11 @@ class Talk:
         await self._send(json.dumps(plain) if text else msgpack.packb(plain))
 
     async def _send(self, data: bytes | str) -> None:
-        with trio.move_on_after(PATIENCE_S):
+        with trio.move_on_after(self._stage.patience_s):
             async with self._sending:
                 await self.connection.send(data)
             return
-        raise Failed(f"it did not read for {PATIENCE_S:g} s")
+        raise Failed(f"it did not read for {self._stage.patience_s:g} s")
 
     async def close(self, code: int, reason: str) -> None:
         self.quiet = True
@@ -194,9 +198,13 @@ class Stage:
 
     client: the program. relay: between client and server; other: a second way to the same server, which the client
     knows only if a scenario tells it. arrivals: how often a Subscribe came. changed: notified when anything happened.
+    patience_s: how long the client may take for one step, in seconds.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, target: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, target: int, nursery: trio.Nursery, patience_s: float
+    ) -> None:
+        self.patience_s = patience_s
         self.changed = Changed()
         self.nursery = nursery
         self.relay = Relay(target, self.changed.notify)
@@ -239,16 +247,10 @@ class Stage:
 
     # ---- what is waited for
 
-    async def until(
-        self,
-        condition: Callable[[], bool],
-        failure: Callable[[], str],
-        also_dead: bool = False,
-        within_s: float = PATIENCE_S,
-    ) -> None:
+    async def until(self, condition: Callable[[], bool], failure: Callable[[], str], also_dead: bool = False) -> None:
         """Until the condition is true. Raises Failed with what `failure` says, also when the client has ended, unless
         the condition may become true all the same (also_dead)."""
-        with trio.move_on_after(within_s):
+        with trio.move_on_after(self.patience_s):
             while not condition():
                 if self.client.status is not None and not also_dead:
                     raise Failed(f"{failure()}; it had ended with exit status {self.client.status}")
@@ -323,7 +325,7 @@ def shown(seqs: Sequence[int]) -> str:
 
 
 @asynccontextmanager
-async def open_stage(command: Sequence[str], folder: Path) -> AsyncIterator[Stage]:
+async def open_stage(command: Sequence[str], folder: Path, patience_s: float = PATIENCE_S) -> AsyncIterator[Stage]:
     """A scripted server, the relays before it, and a client that is not started yet."""
     listener = await WebsocketNetwork(_SETTINGS).listen(
         "127.0.0.1", 0, subprotocols=SUBPROTOCOLS, message_bytes_max=_SETTINGS.frame_bytes_max
@@ -333,7 +335,7 @@ async def open_stage(command: Sequence[str], folder: Path) -> AsyncIterator[Stag
         return Response(404, b"a scripted server has no routes\n", "text/plain")
 
     async with trio.open_nursery() as nursery:
-        stage = Stage(command, folder, listener.address[1], nursery)
+        stage = Stage(command, folder, listener.address[1], nursery, patience_s)
         await nursery.start(stage.relay.run)
         await nursery.start(stage.other.run)
         nursery.start_soon(listener.serve, stage.handle, http)
