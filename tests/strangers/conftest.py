@@ -1,4 +1,4 @@
-"""Lets the tests of this folder share mutants.py (tests are imported by path, not as a package)."""
+"""Lets the tests of this folder share mutants.py and nodes.py (tests are imported by path, not as a package)."""
 
 import sys
 from pathlib import Path

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from typing import NamedTuple
 import pytest
 import trio
 from mutants import MUTANTS
+from nodes import node
 
 from changefeed.conformance.grading import Grade, grade
 from changefeed.conformance.scenarios import SCENARIOS, name_of
@@ -40,19 +39,6 @@ class Case(NamedTuple):
 
 CASES = [Case(client, name) for name in BY_NAME for client in ("javascript", "python")]
 MUTANT_CASES = [Case(mutant.name, mutant.scenario) for mutant in MUTANTS]
-
-
-def node(program: Path) -> list[str]:
-    """How Node.js runs a program that uses WebSocket; skips the test where there is none."""
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("there is no Node.js (on Debian: apt-get install nodejs)")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    major, minor = map(int, re.findall(r"\d+", version)[:2])
-    if (major, minor) < (20, 10):
-        pytest.skip(f"Node.js {version} has no WebSocket: 20.10 or newer is needed")
-    flags = ["--experimental-websocket", "--no-warnings"] if major < 22 else []
-    return [found, *flags, str(program)]
 
 
 @pytest.fixture(scope="module")
