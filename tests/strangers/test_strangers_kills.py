@@ -101,9 +101,13 @@ async def read_feed(servers: str, last: int) -> list[dict[str, Any]]:
 
 
 async def written(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
-    """Until another process has written so many lines, or has ended."""
-    while path.read_bytes().count(b"\n") < lines and process.poll() is None:
-        await trio.sleep(0.02)  # noqa: ASYNC110  (nothing notifies us)
+    """Until another process, which notifies nobody, has written so many lines, or has ended."""
+
+    def done() -> bool:
+        return process.poll() is not None or path.read_bytes().count(b"\n") >= lines
+
+    while not await trio.to_thread.run_sync(done):
+        await trio.sleep(0.02)
 
 
 async def test_the_stranger_survives_ten_leader_kills(tmp_path: Path) -> None:
