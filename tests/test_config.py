@@ -143,6 +143,15 @@ def test_settings_take_the_first_layer_and_are_checked_together() -> None:
         make_settings({"change_bytes_max": 10**9})
 
 
+def test_the_largest_group_fits_into_a_frame_with_its_stamps() -> None:
+    """A group that is accepted and can never be delivered would stop every subscriber."""
+    assert Settings(group_bytes_max=8 * MIB, frame_bytes_max=9 * MIB).frame_bytes_max == 9 * MIB
+    with pytest.raises(BadConfig, match="1 MiB for stamps"):
+        Settings(group_bytes_max=8 * MIB, frame_bytes_max=9 * MIB - 1)
+    with pytest.raises(BadConfig, match="group_bytes_max"):
+        make_settings({"group_bytes_max": 9 * MIB})
+
+
 def test_tunables_by_flag() -> None:
     """NAME=VALUE, with units."""
     assert parse_tunable("suspect-after=1.5s") == ("suspect_after_s", 1.5)
