@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,14 +101,11 @@ async def read_feed(servers: str, last: int) -> list[dict[str, Any]]:
     return found
 
 
-async def written(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
-    """Until another process, which notifies nobody, has written so many lines, or has ended."""
-
-    def done() -> bool:
-        return process.poll() is not None or path.read_bytes().count(b"\n") >= lines
-
-    while not await trio.to_thread.run_sync(done):
-        await trio.sleep(0.02)
+def wait_written(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
+    """Until another process has written so many lines, or has ended."""
+    deadline = time.monotonic() + PATIENCE_S
+    while process.poll() is None and path.read_bytes().count(b"\n") < lines and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 async def test_the_stranger_survives_ten_leader_kills(tmp_path: Path) -> None:
@@ -124,7 +122,7 @@ async def test_the_stranger_survives_ten_leader_kills(tmp_path: Path) -> None:
             await kill_leaders(cluster, load)
             load.enough = True
         feed = await read_feed(cluster.servers, load.acknowledged[-1][0])
-        await written(tmp_path / "printed", len(feed), process)
+        await trio.to_thread.run_sync(wait_written, tmp_path / "printed", len(feed), process, abandon_on_cancel=True)
         said = (tmp_path / "stderr").read_text()
         printed = [json.loads(line) for line in (tmp_path / "printed").read_bytes().splitlines()]
         status = process.poll()
