@@ -80,8 +80,8 @@ class Settings:
                 raise BadConfig(f"{item.name} must be a number of at least 0, got {value!r}")
         if self.frame_bytes_max < self.group_bytes_max + MIB:
             raise BadConfig(
-                f"frame_bytes_max ({self.frame_bytes_max}) must be at least group_bytes_max ({self.group_bytes_max}) and "
-                "1 MiB for stamps: a group travels in one frame. Raise the one, or lower the other"
+                f"frame_bytes_max ({self.frame_bytes_max}) must be at least group_bytes_max ({self.group_bytes_max}) "
+                "and 1 MiB for stamps: a group travels in one frame. Raise the one, or lower the other"
             )
         if self.group_bytes_max < self.change_bytes_max:
             raise BadConfig("group_bytes_max must be at least change_bytes_max")

@@ -50,8 +50,9 @@ async def serve_subscriber(connection: Connection, first: Subscribe, feed: Feed)
     subscriber = feed.subscribers.join(first.name, first.filter, first.client, connection.peer, start)
     reason = "cancelled"
     try:
-        error = await _Served(connection, first, feed, start, subscriber).run(head)
-        reason = error.code
+        served = _Served(connection, first, feed, start, subscriber)
+        error = await served.run(head)
+        reason = served.session.ended(error)
         raise error
     finally:
         feed.subscribers.leave(subscriber, reason)
@@ -115,7 +116,7 @@ class _Served:
         self._subscriber = subscriber
         self._wanted = compile_filter(request.filter) if request.filter else None
         self._key = request.filter.key
-        self._session = Session(start, feed.settings, trio.current_time(), feed.world.entropy.random())
+        self.session = Session(start, feed.settings, trio.current_time(), feed.world.entropy.random())
         self._shared = False
         self._waiting: trio.CancelScope | None = None
         self._woken = False
@@ -139,7 +140,7 @@ class _Served:
         return Subscribed(feed.name, feed.instance, feed.process, self._start, head, leader, epoch, limits)
 
     async def _receive(self) -> None:
-        session, connection, feed = self._session, self._connection, self._feed
+        session, connection, feed = self.session, self._connection, self._feed
         try:
             while True:
                 message = decode(await connection.receive(), connection.subprotocol, (Handled, Beat), feed.settings)
@@ -162,7 +163,7 @@ class _Served:
             self._waiting.cancel()
 
     async def _serve(self) -> ChangefeedError:
-        session = self._session
+        session = self.session
         while True:
             now = trio.current_time()
             match session.step(now, self._sight(now)):
@@ -214,7 +215,7 @@ class _Served:
 
     async def _read(self, after: int, upto: int) -> None:
         """Look through the next stretch, from the window or from the log, and tell the session what it holds."""
-        feed, session = self._feed, self._session
+        feed, session = self._feed, self.session
         entries = feed.window.after(after, feed.settings.frame_bytes_aim)
         shared = entries is not None
         if entries is None:

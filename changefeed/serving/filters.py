@@ -10,18 +10,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from changefeed.change import (
-    FIELD,
-    FILTER_FIELDS_MAX,
-    FILTER_IDS_MAX,
-    FILTER_OPS_MAX,
-    FILTER_RESOURCES_MAX,
-    ID_BYTES_MAX,
-    WORD,
-    FeedSettings,
-    Filter,
-)
-from changefeed.errors import UnknownField, UnknownResource, UsageError
+from changefeed.change import FeedSettings, Filter
+from changefeed.errors import UnknownField, UnknownResource
 from changefeed.wire.frames import Wanted
 
 
@@ -50,33 +40,9 @@ def compile_filter(filter: Filter) -> Wanted:
 def check_filter(filter: Filter, declared: FeedSettings) -> None:
     """Raise UsageError for a filter that is too large or names what cannot be a name; UnknownResource or UnknownField,
     with the nearest name, for one that the feed does not declare: it would never match, and nobody would notice."""
-    _check_size(len(filter.resources), FILTER_RESOURCES_MAX, "resources")
-    _check_size(len(filter.ids), FILTER_IDS_MAX, "ids")
-    _check_size(len(filter.ops), FILTER_OPS_MAX, "ops")
-    for id in filter.ids:
-        if not isinstance(id, str) or not 1 <= len(id.encode(errors="replace")) <= ID_BYTES_MAX:
-            raise UsageError(f"the filter's id {id!r:.80} is not text of 1 to {ID_BYTES_MAX} bytes")
-    for op in filter.ops:
-        if not isinstance(op, str) or not WORD.match(op):
-            raise UsageError(f"the filter's op {op!r:.80} is not a word of 1 to 64 letters, digits or _.:-")
+    filter.check()
     for name, fields in filter.resources.items():
-        if not isinstance(name, str) or not WORD.match(name):
-            raise UsageError(f"the filter's resource {name!r:.80} is not a word of 1 to 64 letters, digits or _.:-")
-        if isinstance(fields, str):
-            raise UsageError(f"the filter's fields of {name!r} must be a list of names, not one text")
-        _check_size(len(fields), FILTER_FIELDS_MAX, f"fields of {name!r}")
-        for field in fields:
-            if not isinstance(field, str) or not FIELD.match(field):
-                raise UsageError(
-                    f"the filter's field {field!r:.80} must be 1 to 64 characters without spaces or commas"
-                )
-        if declared.resources:
-            _check_declared(name, fields, declared)
-
-
-def _check_size(size: int, limit: int, what: str) -> None:
-    if size > limit:
-        raise UsageError(f"the filter has {size} {what}; the limit is {limit}: subscribe to more and choose yourself")
+        check_declared(name, fields, declared)
 
 
 def _check_declared(name: str, fields: Iterable[str], declared: FeedSettings) -> None:

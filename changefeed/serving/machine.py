@@ -15,6 +15,7 @@ from changefeed.batch import Entry, Tail
 from changefeed.change import Position
 from changefeed.errors import (
     ChangefeedError,
+    ConnectionLost,
     Draining,
     Moved,
     NotCurrent,
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 REDIRECT_GRACE_S: Final = 2.0
 #: Between two tries to read from a log that does not answer.
 LOG_RETRY_S: Final = 0.5
+#: Close codes of peers that leave normally, or because their page or process ends.
+GOODBYES: Final = (1000, 1001)
+#: The reason of a subscriber that left by itself.
+LEFT: Final = "left"
 #: One subscriber is sent away from a stale instance at most so often.
 REDIRECT_EVERY_S: Final = 60.0
 
@@ -145,11 +150,15 @@ Step = Read | Send | Wait | Verify | End
 
 
 class Session:
-    """One subscription from its admission to its end. luck: a random number in [0, 1) that spreads redirects."""
+    """One subscription from its admission to its end. luck: a random number in [0, 1) that spreads redirects.
+
+    sent_away: the subscriber was asked to go elsewhere.
+    """
 
     def __init__(self, start: Position, settings: Settings, now: float, luck: float) -> None:
         self.told = start
         self.scanned = start
+        self.sent_away = False
         self._settings = settings
         self._luck = luck
         self._ready: Events | None = None
@@ -229,12 +238,22 @@ class Session:
                     return End(Draining("this instance is shutting down; it knows no other"))
                 delay = settings.redirect_spread_s * self._luck
                 self._leave_at = now + delay + REDIRECT_GRACE_S
-                return self._send(Redirect(sight.servers, delay), now)
+                return self._send_away(sight.servers, delay, now)
             if now >= self._leave_at:
                 return End(Moved("this instance is shutting down; go to another"))
         elif sight.stale_s >= settings.stale_after_s and sight.servers and sight.redirected_s >= REDIRECT_EVERY_S:
-            return self._send(Redirect(sight.servers, settings.redirect_spread_s * self._luck), now)
+            return self._send_away(sight.servers, settings.redirect_spread_s * self._luck, now)
         return None
+
+    def _send_away(self, servers: tuple[str, ...], delay_s: float, now: float) -> Send:
+        self.sent_away = True
+        return self._send(Redirect(servers, delay_s), now)
+
+    def ended(self, error: ChangefeedError) -> str:
+        """Why the subscription ended, in a word: "left" if the subscriber said goodbye by itself, else a code."""
+        if isinstance(error, ConnectionLost) and error.close_code_received in GOODBYES:
+            return Moved.code if self.sent_away else LEFT
+        return error.code
 
     def _frame(self, runs: tuple[Run, ...], now: float) -> None:
         self._ready = Events(self.told.seq, self.scanned, runs)

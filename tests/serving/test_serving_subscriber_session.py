@@ -142,13 +142,14 @@ async def test_handled_positions_are_listed_by_name(autojump_clock: MockClock) -
         shown = next(each for each in listed if each["handled_seq"] == 3)
         assert shown["filter"]["resources"] == {"vm": ["state"]} and shown["filter"]["ids_count"] == 20
         first.connection.abort()
+        await trio.testing.wait_all_tasks_blocked()
         await second.connection.aclose()
         await trio.sleep(1)
         (left,) = b.feed.subscribers.snapshot(5)
-        assert (left["connected"], left["reason"], left["left"]) == (False, "connection-lost", 1000)
+        assert (left["connected"], left["reason"], left["left"]) == (False, "left", 1000)
         again = await b.subscribe(name="dns")
         (back,) = b.feed.subscribers.snapshot(5)
-        assert (back["connected"], back["before"]) == (True, "connection-lost")
+        assert (back["connected"], back["before"]) == (True, "left")
         again.connection.abort()
         await trio.sleep(102)
         assert b.feed.subscribers.snapshot() == []
