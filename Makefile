@@ -20,7 +20,7 @@ unexport PYTHONPATH PYTHONHOME CHANGEFEED_URL
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test check proof-core clean zookeeper
+.PHONY: help demo test check proof-core clean packages
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,7 +34,7 @@ help:
 demo: .venv/.core
 	@$(BIN)/python -m changefeed.cli demo --git . --at-least 2000 --kills 8
 
-test: .venv/.test zookeeper
+test: .venv/.test packages
 	@echo "make test: all tests, among them some that start processes and a ZooKeeper ensemble on loopback"
 	@$(BIN)/python -m pytest -q --durations=5
 
@@ -45,11 +45,11 @@ check: .venv/.test
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -m "not zookeeper and not processes"
 
-proof-core: .venv/.test zookeeper
+proof-core: .venv/.test packages
 	@$(BIN)/python simulations/proof_core.py $(if $(GIT),--git "$(GIT)")
 
-zookeeper:
-	@.ci/zookeeper
+packages:
+	@.ci/packages
 
 clean:
 	@echo "make clean: removing .venv and caches"
