@@ -7,12 +7,13 @@ and on the command line.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from changefeed.errors import BadPosition, InvalidChange, InvalidName
+from changefeed.errors import BadConfig, BadPosition, InvalidChange, InvalidName, UsageError
 from changefeed.wire.values import decode_value
 
 FEED_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}\Z")
@@ -27,6 +28,12 @@ FILTER_RESOURCES_MAX: Final = 256
 FILTER_FIELDS_MAX: Final = 256
 FILTER_IDS_MAX: Final = 1000
 FILTER_OPS_MAX: Final = 64
+#: What a feed may declare: every publisher is told all of it when it opens.
+DECLARED_RESOURCES_MAX: Final = 1024
+DECLARED_NAMES_MAX: Final = 10_000
+LIST_HINT_MAX: Final = 2048
+#: The longest age by which a feed is trimmed; "none" keeps for ever.
+RETENTION_AGE_MAX_S: Final = 100 * 366 * 86400.0
 
 #: A change as the wire has it: resource, id, op, fields, encoded body, version, encoded meta.
 _Head = tuple[str, str, str, tuple[str, ...] | None, bytes | None, int | None, bytes | None]
@@ -306,6 +313,53 @@ class FeedSettings:
     def resource(self, name: str) -> Resource | None:
         return next((r for r in self.resources if r.name == name), None)
 
+    def check(self) -> None:
+        """Raise BadConfig for what no log may keep: every publisher is told the declarations when it opens, so that one
+        beyond the wire's bounds would shut all of them out, and a leader counts with the bounds of retention."""
+        _check_declared(self.resources)
+        age, size, count = self.retention_age_s, self.retention_bytes, self.retention_count
+        if age is not None and not (_is_number(age) and 0 <= age <= RETENTION_AGE_MAX_S):
+            raise BadConfig(f"a feed's age must be from 0 s to 100 years, got {age!r} s; none keeps for ever")
+        for what, value in (("bytes", size), ("events", count)):
+            if value is not None and not (isinstance(value, int) and _is_number(value) and 0 <= value < 2**63):
+                raise BadConfig(f"how many {what} a feed keeps must be from 0 to 2**63 - 1, got {value!r:.100}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_declared(resources: tuple[Resource, ...]) -> None:
+    if len(resources) > DECLARED_RESOURCES_MAX:
+        raise BadConfig(f"a feed declares at most {DECLARED_RESOURCES_MAX:,} resources, not {len(resources):,}")
+    names = [resource.name for resource in resources]
+    for name in names:
+        if not isinstance(name, str) or not WORD.match(name):
+            raise BadConfig(f"resource {name!r:.80} is not a word of 1 to 64 letters, digits or _.:-")
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise BadConfig(f"resource {twice!r} is declared twice")
+    total = sum(len(resource.fields or ()) for resource in resources)
+    if total > DECLARED_NAMES_MAX:
+        raise BadConfig(
+            f"a feed declares at most {DECLARED_NAMES_MAX:,} fields in all, not {total:,}: leave them out where any "
+            "may be published"
+        )
+    for resource in resources:
+        fields = resource.fields or ()
+        if len(fields) > FIELDS_MAX:
+            raise BadConfig(f"resource {resource.name!r} declares {len(fields):,} fields; the limit is {FIELDS_MAX:,}")
+        for name in fields:
+            if not isinstance(name, str) or not FIELD.match(name):
+                raise BadConfig(
+                    f"field {name!r:.80} of {resource.name!r} must be 1 to 64 characters without spaces or commas"
+                )
+        if resource.list is not None and len(resource.list) > LIST_HINT_MAX:
+            size = len(resource.list)
+            raise BadConfig(
+                f"the list hint of {resource.name!r} has {size:,} characters; the limit is {LIST_HINT_MAX:,}"
+            )
+
 
 def check_feed_name(name: str) -> str:
     """The name itself if it may name a feed; raises InvalidName otherwise."""
@@ -329,6 +383,30 @@ class Filter:
     ids: frozenset[str] = frozenset()
     ops: frozenset[str] = frozenset()
 
+    def check(self) -> None:
+        """Raise UsageError for a filter that is too large or names what cannot be a name. Whether the feed declares the
+        names is for the server to say."""
+        _check_size(self.resources, FILTER_RESOURCES_MAX, "resources")
+        _check_size(self.ids, FILTER_IDS_MAX, "ids")
+        _check_size(self.ops, FILTER_OPS_MAX, "ops")
+        for id in self.ids:
+            if not isinstance(id, str) or not 1 <= len(id.encode(errors="replace")) <= ID_BYTES_MAX:
+                raise UsageError(f"the filter's id {id!r:.80} is not text of 1 to {ID_BYTES_MAX} bytes")
+        for op in self.ops:
+            if not isinstance(op, str) or not WORD.match(op):
+                raise UsageError(f"the filter's op {op!r:.80} is not a word of 1 to 64 letters, digits or _.:-")
+        for name, fields in self.resources.items():
+            if not isinstance(name, str) or not WORD.match(name):
+                raise UsageError(f"the filter's resource {name!r:.80} is not a word of 1 to 64 letters, digits or _.:-")
+            if isinstance(fields, str):
+                raise UsageError(f"the filter's fields of {name!r} must be a list of names, not one text")
+            _check_size(fields, FILTER_FIELDS_MAX, f"fields of {name!r}")
+            for each in fields:
+                if not isinstance(each, str) or not FIELD.match(each):
+                    raise UsageError(
+                        f"the filter's field {each!r:.80} must be 1 to 64 characters without spaces or commas"
+                    )
+
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal filters have equal keys: sessions with one key share their encoded frames."""
@@ -340,3 +418,10 @@ class Filter:
 
     def __bool__(self) -> bool:
         return bool(self.resources or self.ids or self.ops)
+
+
+def _check_size(names: Sized, limit: int, what: str) -> None:
+    if len(names) > limit:
+        raise UsageError(
+            f"the filter has {len(names)} {what}; the limit is {limit}: subscribe to more and choose yourself"
+        )

@@ -358,6 +358,7 @@ class MemoryFeedLog:
         return (await self._begin("settings")).settings
 
     async def set_settings(self, settings: FeedSettings) -> FeedSettings:
+        settings.check()
         await trio.lowlevel.checkpoint()
         with trio.CancelScope(shield=True):
             data = await self._begin("set_settings")

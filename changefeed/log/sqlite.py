@@ -82,7 +82,10 @@ class SqliteLogStore:
         try:
             file.open(create)
         except OSError as error:
-            raise LogUnavailable(f"{self.directory}: {error.strerror}") from error
+            raise LogUnavailable(
+                f"the log's folder {self.directory} cannot be made or used: {error.strerror}; name one that can be "
+                "written with sqlite:PATH"
+            ) from error
 
     def _check_directory(self) -> None:
         if os.path.lexists(self.directory) and not os.path.isdir(self.directory):
@@ -169,6 +172,7 @@ class SqliteFeedLog:
         return await self._read(self._file.settings)
 
     async def set_settings(self, settings: FeedSettings) -> FeedSettings:
+        settings.check()
         return await self._write(self._file.set_settings, settings)
 
     async def maintain(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import trio
 
-from changefeed.change import FIELD, WORD, Event, Filter, Position, check_feed_name
+from changefeed.change import SEQ_MAX, Event, Filter, Position, check_feed_name
 from changefeed.errors import (
     CannotResume,
     ChangefeedError,
@@ -400,7 +400,7 @@ def make_start(start: Start | Position | str | int | datetime.datetime) -> Start
         case Start():
             if sum(part is not None for part in (start.at, start.position, start.time)) != 1:
                 raise UsageError("a Start names exactly one of: at, position, time")
-            return start
+            return start if start.time is None else make_start(start.time)
         case Position():
             return Start(position=start)
         case "now" | "beginning":
@@ -408,8 +408,8 @@ def make_start(start: Start | Position | str | int | datetime.datetime) -> Start
         case str():
             return Start(position=Position.parse(start))
         case datetime.datetime():
-            return Start(time=int(start.timestamp() * 1000))
-        case int() if not isinstance(start, bool) and start >= 0:
+            return Start(time=max(0, int(start.timestamp() * 1000)))  # before 1970 there was no event
+        case int() if not isinstance(start, bool) and 0 <= start <= SEQ_MAX:
             return Start(time=start)
     raise UsageError(f"start={start!r}: write 'beginning', 'now', a position, or a time (datetime, or ms since 1970)")
 
@@ -425,6 +425,7 @@ def make_filter(
     if filter is not None:
         if resources or ids or ops:
             raise UsageError("give either filter= or its parts (resources=, ids=, ops=), not both")
+        filter.check()
         return filter
     if resources is None:
         chosen = {}
@@ -432,13 +433,9 @@ def make_filter(
         chosen = {name: _names(fields, f"resources[{name!r}]") for name, fields in resources.items()}
     else:
         chosen = dict.fromkeys(_names(resources, "resources"), ())
-    for word in (*chosen, *ops):
-        if not isinstance(word, str) or not WORD.match(word):
-            raise UsageError(f"{word!r} is no resource or op: a word of 1 to 64 letters, digits or _.:-")
-    for field in (field for fields in chosen.values() for field in fields):
-        if not FIELD.match(field):
-            raise UsageError(f"{field!r} is no field: 1 to 64 characters without spaces or commas")
-    return Filter(chosen, frozenset(ids), frozenset(ops))
+    made = Filter(chosen, frozenset(ids), frozenset(ops))
+    made.check()
+    return made
 
 
 def _names(names: Iterable[str], what: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from changefeed.batch import Entry
 from changefeed.change import (
+    DECLARED_RESOURCES_MAX,
     FEED_NAME,
     FIELDS_MAX,
     FILTER_FIELDS_MAX,
@@ -78,7 +79,6 @@ from changefeed.wire.messages import (
 )
 
 RUNS_MAX: Final = 65_536
-RESOURCES_MAX: Final = 1024
 MESSAGE_MAX: Final = 4000
 _BYTES_MAX: Final = 2**31
 
@@ -356,7 +356,7 @@ def _publisher_records(payload_name: str, payload: Kind) -> list[Record]:
                 "incarnation": _SEQ,
                 "last_number": _SEQ,
                 "limits": _LIMITS.kind,
-                "resources": list_of(_RESOURCE.kind, RESOURCES_MAX),
+                "resources": list_of(_RESOURCE.kind, DECLARED_RESOURCES_MAX),
             },
         ),
         Record(
