@@ -46,6 +46,7 @@ from changefeed.status import instance_status
 from changefeed.subscriber.driver import Subscription, open_subscription
 from changefeed.transport import Connection, Listener, Network, Request
 from changefeed.transport.memory import connection_pair
+from changefeed.transport.urls import parse_url
 from changefeed.transport.websocket import WebsocketNetwork
 from changefeed.wire import MSGPACK, PEER, SUBPROTOCOLS
 from changefeed.wire.codec import encode
@@ -431,6 +432,11 @@ async def open_instance(
         check_feed_name(feed)
     if not feeds:
         raise BadConfig("name at least one feed")
+    twice = next((feed for index, feed in enumerate(feeds) if feed in feeds[:index]), None)
+    if twice is not None:
+        raise BadConfig(f"feed {twice!r} is named twice; name each feed once")
+    if advertise is not None:
+        parse_url(advertise)
     host, port = parse_listen(listen)
     if not insecure and not is_loopback(host):
         raise InsecureListen(
