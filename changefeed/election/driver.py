@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 #: A coordinator that takes longer counts as not answering. Whether a write happened is found out by reading.
 COORDINATOR_S: Final = 5.0
+#: Reasons not to stand for election that no instance gets over by itself.
+LOUD: Final = frozenset({"two-coordinators", "log-format-unknown"})
 #: The other members together may take so long; who has not answered by then was not reachable.
 ASK_S: Final = 1.5
 #: The watch is set up again after this when it failed.
@@ -102,6 +104,7 @@ class Elector:
         )
         self._nursery: trio.Nursery | None = None
         self._performing = False
+        self._hindrance = ""
         self._wake = trio.Event()
         self._handed_over = trio.Event()
         # A process that is frozen while it is asked to kill another must not block trio's shared threads.
@@ -124,12 +127,21 @@ class Elector:
                 while True:
                     await self._sleep()
                     self._tell(self._machine.tick)
+                    self._complain()
         finally:
             self._nursery = None
             self._machine.stop(trio.current_time())
             for effect in self._machine.take_effects():
                 if isinstance(effect, fx.EndTerm):
                     self._hooks.end_term(effect.why)
+
+    def _complain(self) -> None:
+        """What only a person can mend must not wait until somebody asks for the status."""
+        hindrance = self._machine.hindrance(trio.current_time())
+        if hindrance != self._hindrance and hindrance in LOUD:
+            for note in self.status.notes:
+                logger.error("feed %s: %s", self._feed, note)
+        self._hindrance = hindrance
 
     async def _sleep(self) -> None:
         """Until the machine's deadline, which any fact may have moved."""
