@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
-from changefeed.errors import BadConfig, ChangefeedError
+from changefeed.errors import BadConfig, BadPosition, BadUrl, ChangefeedError, InvalidName
 from changefeed.settings import DEFAULT_PORT, Settings, parse_duration, parse_size
 
 ENV_PREFIX: Final = "CHANGEFEED_"
@@ -29,6 +29,10 @@ DEFAULT_LISTEN: Final = f"127.0.0.1:{DEFAULT_PORT}"
 
 #: Kubernetes puts these into every pod's environment when a Service is called "changefeed"; they are not ours.
 _FOREIGN_ENV: Final = re.compile(r"CHANGEFEED_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)\Z")
+
+#: What fits into 64 bits with a sign: versions, and numbers of events.
+COUNT_MAX: Final = 2**63 - 1
+_DIGITS: Final = re.compile(r"[0-9]{1,19}\Z")
 
 _TRUE: Final = {"1", "true", "yes", "on"}
 _FALSE: Final = {"0", "false", "no", "off", ""}
@@ -64,15 +68,17 @@ class Option:
         return self.env or ENV_PREFIX + self.key.upper()
 
     def value(self, text: str, where: str) -> Any:
-        """The parsed value; raises BadConfig that says where the text came from."""
+        """The parsed value; raises BadConfig, BadUrl, BadPosition or InvalidName that says where the text came from."""
         if self.choices and text not in self.choices:
             raise BadConfig(f"{where}: {text!r} is not one of {', '.join(self.choices)}{hint(text, self.choices)}")
         try:
             return self.parse(text)
+        except (BadUrl, BadPosition, InvalidName) as error:
+            raise type(error)(f"{where}: {error}") from error
         except ChangefeedError as error:
             raise BadConfig(f"{where}: {error}") from error
         except ValueError as error:
-            raise BadConfig(f"{where}: {text!r} is not a value for it ({error})") from error
+            raise BadConfig(f"{where}: {text!r:.100} is not a value for it; {error}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -249,8 +255,17 @@ def parse_tunable(text: str) -> tuple[str, float | int]:
 
 
 def parse_count(text: str) -> int:
-    """A whole number of at least 1; raises ValueError."""
-    number = int(text)
-    if number < 1:
-        raise ValueError("it must be at least 1")
+    """A whole number from 1 to COUNT_MAX; raises ValueError."""
+    return _whole(text, 1)
+
+
+def parse_version(text: str) -> int:
+    """A whole number from 0 to 2**63 - 1; raises ValueError."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, low: int) -> int:
+    number = int(text) if _DIGITS.match(text) else -1
+    if not low <= number <= COUNT_MAX:
+        raise ValueError(f"write a whole number from {low} to {COUNT_MAX}")
     return number

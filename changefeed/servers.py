@@ -113,7 +113,7 @@ def _valid(servers: Sequence[str]) -> list[str]:
 class Dialer:
     """Opens a client's connections, one after the other.
 
-    server: the one last tried. rotation: whose turn it is and how long to wait.
+    server: the one last tried, or the zk:// that is asked first. rotation: whose turn it is and how long to wait.
     """
 
     def __init__(
@@ -144,6 +144,8 @@ class Dialer:
         resolving = rotation.round_begins and any(server.startswith("zk://") for server in self._given)
         rotation.trying()
         if resolving:
+            if not self.server:
+                self.server = next(server for server in self._given if server.startswith("zk://"))
             try:
                 rotation.use(await resolve(self._given), self._world.entropy.random())
             except Unavailable:

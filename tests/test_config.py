@@ -18,7 +18,7 @@ from changefeed.config import (
     parse_tunable,
     read_toml,
 )
-from changefeed.errors import BadConfig
+from changefeed.errors import BadConfig, UsageError
 from changefeed.servers import parse_servers
 from changefeed.settings import MIB, Settings, parse_duration, parse_size
 
@@ -74,7 +74,7 @@ def test_each_flag_has_a_twin_in_the_environment() -> None:
 )
 def test_a_wrong_variable_is_an_error(variable: str, value: str, sentence: str) -> None:
     """A mistyped variable would otherwise be a default that nobody asked for."""
-    with pytest.raises(BadConfig, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         environment(**{variable: value})
 
 

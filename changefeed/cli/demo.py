@@ -16,6 +16,7 @@ from changefeed.cli.output import Output
 from changefeed.config import Option, parse_count
 from changefeed.demo.history import History, make_up, read_git
 from changefeed.errors import BadConfig
+from changefeed.ports import World
 from changefeed.settings import parse_duration
 
 
@@ -25,6 +26,7 @@ async def run(values: Values, output: Output) -> int:
     from changefeed.demo.verdict import judge
 
     output = output.for_people()
+    check_places(values)
     history = await choose_history(values, output)
     begun = trio.current_time()
 
@@ -54,6 +56,20 @@ async def run(values: Values, output: Output) -> int:
     if values.keep:
         await output.note(f"records, logs and data are kept in {place}")
     return 0 if verdict.clean else 1
+
+
+def check_places(values: Values) -> None:
+    """Refuse a log or a coordinator that the processes of the cluster cannot share. Raises BadConfig, BadUrl."""
+    from changefeed.coordination.urls import open_coordinator
+    from changefeed.log.urls import open_log
+
+    for flag, url in (("--log", values.log), ("--coordinator", values.coordinator)):
+        if url is not None and url.startswith("memory:"):
+            raise BadConfig(f"{flag} {url}: the demo's instances are processes of their own, and share no memory")
+    if values.log is not None:
+        open_log(values.log, values.settings)
+    if values.coordinator is not None:
+        open_coordinator(values.coordinator, values.settings, world=World())
 
 
 async def choose_history(values: Values, output: Output) -> History:

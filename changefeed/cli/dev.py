@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from changefeed.cli.command import Command, Values
 from changefeed.cli.demo import folder
 from changefeed.cli.output import Output
 from changefeed.config import Option, parse_count
+
+#: More than anybody needs to try things on.
+INSTANCES_MAX: Final = 26
 
 
 async def run(values: Values, output: Output) -> int:
@@ -18,11 +23,18 @@ async def run(values: Values, output: Output) -> int:
     return 0
 
 
+def parse_instances(text: str) -> int:
+    count = parse_count(text)
+    if count > INSTANCES_MAX:
+        raise ValueError(f"at most {INSTANCES_MAX} are started")
+    return count
+
+
 COMMAND = Command(
     name="dev",
     run=run,
     options=(
-        Option("instances", "how many (default 3)", parse_count, default=3, metavar="N"),
+        Option("instances", "how many (default 3)", parse_instances, default=3, metavar="N"),
         Option("keep", "keep the data in this new folder", metavar="DIR"),
     ),
     level="ERROR",

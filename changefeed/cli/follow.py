@@ -44,10 +44,9 @@ class Follow:
         with trio.move_on_after(timeout_s) as scope:
             await self._subscription.wait_ready()
         if scope.cancelled_caught:
-            why = self._subscription.state.last_error
-            raise Unreachable(
-                f"no server took the subscription in within {timeout_s:g} s" + (f": {why}" if why else "")
-            )
+            state = self._subscription.state
+            why = state.last_error or f"{state.server} has not answered yet"
+            raise Unreachable(f"no server took the subscription in within {timeout_s:g} s: {why}")
 
     async def run(self) -> None:
         """Raises what ended the subscription (CannotResume, UnknownFeed …), and BrokenPipeError."""

@@ -8,6 +8,7 @@ numbers, and what was stored answers with the receipt that it had.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -83,12 +84,17 @@ async def numbered_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[in
 
 
 async def connect(publisher: Publisher, timeout_s: float) -> None:
-    """Until the leader has taken the publisher in. Raises Unreachable after `timeout_s`, and what a server refused."""
+    """Until the leader has taken the publisher in. Raises after `timeout_s` what the leader refused it with
+    (PublisherInUse …) or Unreachable; at once what a server refused for good."""
     with trio.move_on_after(timeout_s) as scope:
         await publisher.wait_ready()
     if scope.cancelled_caught:
-        why = publisher.status.last_error
-        raise Unreachable(f"no leader could be reached within {timeout_s:g} s" + (f": {why}" if why else ""))
+        status = publisher.status
+        if isinstance(status.last_error, Refused):
+            # A leader was reached, and says for how long that it will not: for one, another process has the name.
+            raise copy.copy(status.last_error)
+        why = status.last_error or f"{status.server} has not answered yet"
+        raise Unreachable(f"no leader could be reached within {timeout_s:g} s: {why}")
 
 
 async def outcome(pending: Pending, publisher: Publisher, timeout_s: float) -> Receipt:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from typing import Any
 
 from changefeed.change import Change, Receipt
 from changefeed.cli.command import SERVER, TIMEOUT, Command, Positional, Values
 from changefeed.cli.output import Output, error_record, printable
-from changefeed.config import Option
+from changefeed.config import Option, parse_version
 from changefeed.errors import BadConfig, BadMessage, ChangefeedError
 
 #: Lines between two looks at the terminal.
@@ -94,13 +96,19 @@ def open_file(path: str | None) -> int:
     if path is None or path == "-":
         return 0
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return fd
     except OSError as error:
         raise BadConfig(f"cannot read {path}: {error.strerror}") from error
 
 
 def parse_fields(text: str) -> tuple[str, ...]:
-    return tuple(part for part in text.split(",") if part)
+    fields = tuple(part for part in text.split(",") if part)
+    if not fields:
+        raise BadConfig(f"{text!r} names no field; leave --fields out where the fields are not told")
+    return fields
 
 
 def parse_json(text: str) -> Any:
@@ -130,7 +138,7 @@ COMMAND = Command(
     options=(
         Option("fields", "names of the fields that changed", parse_fields, metavar="a,b"),
         Option("body", "a JSON value, or @FILE", parse_json, metavar="JSON|@FILE"),
-        Option("version", "grows with each change of this object, such as a row version", int, metavar="N"),
+        Option("version", "grows with each change of this object, such as a row version", parse_version, metavar="N"),
         Option("meta", "a JSON object about the change, or @FILE", parse_json, metavar="JSON|@FILE"),
         Option("file", "publish the JSON lines of a file", metavar="FILE"),
         Option("publisher", "line n is number n of this publisher: a rerun publishes only the rest", metavar="NAME"),

@@ -29,6 +29,7 @@ TERMINATED: Final = 143
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """The `changefeed` command; returns its exit status."""
+    open_standard_streams()
     argv = sys.argv[1:] if argv is None else argv
     environ = os.environ if environ is None else environ
     json = "--json" in argv or environ.get("CHANGEFEED_JSON", "") in ("1", "true", "yes", "on")
@@ -41,6 +42,18 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         return INTERRUPTED
     except BaseException as error:
         return failed(error, json=json)
+
+
+def open_standard_streams() -> None:
+    """A program that was started without standard input, output or error gets /dev/null for it: the next file or socket
+    that it opens would take that number, and be written to as if it were a terminal."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # as long as the process
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _print(text: str, argv: Sequence[str]) -> int:

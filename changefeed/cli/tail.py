@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from changefeed.change import Event, Filter, Position
+from changefeed.change import SEQ_MAX, Event, Filter, Position
 from changefeed.cli.command import SERVER, TIMEOUT, Command, Positional, Values
 from changefeed.cli.output import Output, printable, to_json
 from changefeed.config import Option, hint, parse_count
@@ -78,7 +78,7 @@ def choose_start(values: Values) -> Start:
     if values.start is not None and values.since is not None:
         raise BadConfig("--start and --since exclude each other")
     if values.since is not None:
-        return Start(time=int((time.time() - values.since) * 1000))
+        return Start(time=max(0, int((time.time() - min(values.since, time.time())) * 1000)))
     if values.start is not None:
         start: Start = values.start
         return start
@@ -91,18 +91,18 @@ def parse_start(text: str) -> Start:
         return Start(at=text)
     if text.count(".") == 3:
         return Start(position=Position.parse(text))
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= 16 and int(text) <= SEQ_MAX:
         return Start(time=int(text))
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         known = "beginning, now, a position as printed by changefeed tail, or a time such as 2026-11-24T10:49:28Z"
-        raise BadConfig(f"{text!r} is none of {known}{hint(text, ('beginning', 'now'))}") from None
-    return Start(time=int(moment.timestamp() * 1000))
+        raise BadConfig(f"{text!r:.100} is none of {known}{hint(text, ('beginning', 'now'))}") from None
+    return Start(time=max(0, int(moment.timestamp() * 1000)))
 
 
 def parse_resource(text: str) -> tuple[str, tuple[str, ...]]:
-    """R or R:field,field. Names are checked by the server, which knows the declared ones."""
+    """R or R:field,field. Whether they can be names is checked with the whole filter."""
     name, _, fields = text.partition(":")
     return name, tuple(field for field in fields.split(",") if field)
 

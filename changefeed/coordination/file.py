@@ -18,6 +18,7 @@ in place. Nothing is left running between calls.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -294,7 +295,8 @@ class FileCoordinator:
             raise
         except OSError as error:
             self._answers = False
-            raise CoordinatorUnavailable(f"the coordinator's folder cannot be used: {error}") from error
+            why = error.strerror or error
+            raise CoordinatorUnavailable(f"the coordinator's folder cannot be used: {self.folder}: {why}") from error
         self._answers = True
         return result
 
@@ -333,6 +335,8 @@ class FileCoordinator:
 
     def _prepare(self) -> None:
         """Make folders and id where they are missing."""
+        if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
+            raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", self.folder)
         for folder in (self.folder, self._path("members"), self._path("feeds")):
             os.makedirs(folder, exist_ok=True)
         refuse_network(self.folder, self.url)

@@ -255,11 +255,17 @@ class _FileLock:
     held: ClassVar[weakref.WeakSet[_FileLock]] = weakref.WeakSet()
 
     def __init__(self, path: Path) -> None:
+        if path.is_dir() or not path.name:
+            raise CursorError(f"{path} is a folder; a cursor is a file of its own")
         lock = path.with_name(path.name + ".lock")
         self._fd = -1
         while self._fd < 0:
             try:
                 fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError as error:
+                raise CursorError(
+                    f"the folder {path.parent} of the cursor {path} does not exist: make it first"
+                ) from error
             except OSError as error:
                 raise CursorError(f"the cursor {path} cannot be locked: {error.strerror} ({lock})") from error
             try:

@@ -1,4 +1,4 @@
-"""Real `changefeed serve` processes on loopback: started, killed, frozen, thawed, asked. For tests, demo, dev and proofs.
+"""Real `changefeed serve` processes on loopback: started, killed, frozen, thawed, asked. For tests, demo, dev, proofs.
 
 Everything is synchronous; call it from trio through `trio.to_thread.run_sync` where it may wait. Processes are stopped
 by process id, and each is in a session of its own so that a Ctrl-C meant for the parent does not reach it first.
@@ -17,7 +17,12 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from changefeed.errors import Unavailable
+
+#: The names of a cluster's instances, and so how many there may be.
+INSTANCES: Final = "abcdefghijklmnopqrstuvwxyz"
 
 
 def free_port() -> int:
@@ -111,6 +116,10 @@ class ServeProcess:
         except (OSError, ValueError):
             return False
 
+    def said(self) -> str:
+        """Its last words, on one line."""
+        return "it said: " + (" | ".join(self.tail(5).splitlines()) or "nothing")
+
     def tail(self, lines: int = 20) -> str:
         """The last lines of what it printed, for messages of failed tests."""
         return "\n".join(self.output.read_text(errors="replace").splitlines()[-lines:])
@@ -135,7 +144,7 @@ class ServeCluster:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = log or f"sqlite:{folder / 'log'}"
         self.coordinator = coordinator or f"file:{folder / 'coordinator'}"
-        names = ["a", "b", "c", "d", "e", "f", "g"][:count]
+        names = list(INSTANCES)[:count]
         self.instances = [
             ServeProcess(
                 feeds, log=self.log, coordinator=self.coordinator, name=name, folder=folder, flags=flags, env=env
@@ -153,15 +162,16 @@ class ServeCluster:
         self.wait_ready(timeout_s)
 
     def wait_ready(self, timeout_s: float = 30.0) -> None:
-        """Until every running instance is ready; raises TimeoutError with what the slowest printed."""
+        """Until every running instance is ready; raises Unavailable with what the one that is not printed."""
         deadline = time.monotonic() + timeout_s
         for instance in self.instances:
             while instance.running and not instance.ready():
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{instance.name} is not ready after {timeout_s} s:\n{instance.tail()}")
+                    raise Unavailable(f"instance {instance.name} is not ready after {timeout_s:g} s; {instance.said()}")
                 time.sleep(0.02)
             if not instance.running:
-                raise RuntimeError(f"{instance.name} ended:\n{instance.tail()}")
+                status = instance.wait(0)
+                raise Unavailable(f"instance {instance.name} ended with exit status {status}; {instance.said()}")
 
     def leader(self, feed: str | None = None) -> ServeProcess | None:
         """The instance that leads, as any running one says; None if nobody is known to lead."""

@@ -37,6 +37,8 @@ _MARKS: Final = frozenset({"$bytes", "$int", "$map"})
 _ALLOWED: Final = "use text, numbers, true, false, null, lists, maps with text keys, or bytes"
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 _INTEGER: Final = re.compile(r"(?:0|-?[1-9][0-9]{0,19})\Z")
+#: So many bytes of bodies are decoded at once to be checked; at least one.
+_CHECKED_BYTES: Final = 64 * 1024
 #: Below this size even a hostile nest of array headers makes the decoder allocate only a few megabytes.
 _SMALL: Final = 1024
 
@@ -172,6 +174,17 @@ def check_values(encodings: Sequence[bytes], maps: bool = False) -> None:
     that a subscriber cannot decode. Map order is not looked at: whoever sorts wrongly only loses the recognition of
     his own retries across languages.
     """
+    # A list takes one byte and becomes seventy, and while millions live the interpreter's collector goes over them
+    # again and again: what is decoded is dropped after so many bytes.
+    begin = size = 0
+    for end, encoding in enumerate(encodings, 1):
+        size += len(encoding)
+        if size >= _CHECKED_BYTES or end == len(encodings):
+            _check_some(encodings[begin:end], maps)
+            begin, size = end, 0
+
+
+def _check_some(encodings: Sequence[bytes], maps: bool) -> None:
     joined = b"".join(encodings)
     walker = msgpack.Unpacker(max_buffer_size=len(joined) or 1)
     walker.feed(joined)
@@ -305,7 +318,9 @@ def loads(text: str | bytes) -> Any:
     except RecursionError:
         raise BadMessage("not acceptable JSON: nested too deeply") from None
     except ValueError as error:
-        raise BadMessage(f"not acceptable JSON: {error}") from None
+        # The interpreter refuses to compute an integer of thousands of digits, in words for programmers.
+        why = "an integer has thousands of digits" if "integer string conversion" in str(error) else error
+        raise BadMessage(f"not acceptable JSON: {why}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

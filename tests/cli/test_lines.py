@@ -45,6 +45,7 @@ class FakePublisher:
 
     class status:
         last_error = None
+        server = "ws://one:7557"
 
     def __init__(self) -> None:
         self.submitted: list[tuple[int | None, str]] = []

@@ -8,11 +8,11 @@ import pytest
 
 from changefeed.cli.command import TABLE, load
 from changefeed.cli.parser import Help, every_variable, options_of, overview, parse, usage
-from changefeed.errors import BadConfig
+from changefeed.errors import UsageError
 
 
 def refused(*argv: str, **environ: str) -> str:
-    with pytest.raises(BadConfig) as caught:
+    with pytest.raises(UsageError) as caught:
         parse(argv, environ)
     return str(caught.value)
 
@@ -69,6 +69,12 @@ def test_flags_before_environment_before_file(tmp_path: Path) -> None:
         (["feed", "set", "a", "b"], "'b' is one word too many"),
         (["feed", "set", "a", "--retention-age", "x"], "--retention-age: 'x' is not a duration"),
         (["feed", "set", "a", "--retention-count", "0"], "--retention-count: '0' is not a value for it"),
+        (["feed", "set", "a", "--retention-count", "9" * 40], "write a whole number from 1 to 9223372036854775807"),
+        (["tail", "a", "--count", "x"], "write a whole number from 1 to"),
+        (["tail", "a", "--start", "9" * 23], "is none of beginning, now, a position"),
+        (["publish", "a", "vm", "1", "update", "--version", "x"], "write a whole number from 0 to"),
+        (["publish", "a", "vm", "1", "update", "--fields", ","], "names no field"),
+        (["dev", "--instances", "100"], "at most 26"),
         (["status", "--server", "wss://h"], "--server: 'wss://h'"),
         (["serve", "a", "--set", "suspekt=1s"], "there is no setting 'suspekt'"),
     ],

@@ -106,11 +106,12 @@ async def test_a_cursor_of_another_feed_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_is_missing_or_a_file_that_is_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(CursorError, match="locked"):
+    with pytest.raises(CursorError, match="does not exist"):
         await FileCursor(tmp_path / "missing" / "cursor").open("vmapi")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CursorError, match="read"):
+    with pytest.raises(CursorError, match="is a folder"):
         await FileCursor(tmp_path / "folder").open("vmapi")
+    assert not (tmp_path / "folder.lock").exists()
 
 
 async def test_a_save_that_fails_says_so(tmp_path: Path) -> None:
