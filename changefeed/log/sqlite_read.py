@@ -38,9 +38,17 @@ OPENING_BYTES: Final = 64 * 2**20
 def is_laid_out(connection: sqlite3.Connection, feed: str) -> bool:
     """Whether the file holds our tables; False for an empty one. Raises LogDamaged for another program's file,
     LogFormatUnknown for tables of a later release."""
-    application = connection.execute("PRAGMA application_id").fetchone()
-    layout = connection.execute("PRAGMA user_version").fetchone()
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # One snapshot for all three: another process may lay the file out between two statements.
+    snapshot = not connection.in_transaction
+    if snapshot:
+        connection.execute("BEGIN")
+    try:
+        application = connection.execute("PRAGMA application_id").fetchone()
+        layout = connection.execute("PRAGMA user_version").fetchone()
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        if snapshot:
+            connection.execute("ROLLBACK")
     if (application, layout, tables) == ((0,), (0,), (0,)):
         return False
     if application != (APPLICATION_ID,):
