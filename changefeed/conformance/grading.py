@@ -12,7 +12,7 @@ import trio
 from changefeed.conformance.client import Failed
 from changefeed.conformance.scenarios import Scenario, name_of, title_of
 from changefeed.conformance.stage import PATIENCE_S, open_stage
-from changefeed.errors import ConnectionLost
+from changefeed.errors import BadConfig, ConnectionLost
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ async def grade(scenario: Scenario, command: Sequence[str], patience_s: float = 
     patience_s: how long it may take for one step, in seconds. Cancellation: its processes are killed.
     """
     problem, stderr = "", b""
+    mistake: BaseException | None = None
     with tempfile.TemporaryDirectory(prefix="changefeed-conformance-") as folder:
         try:
             async with open_stage(command, Path(folder), patience_s) as stage:
@@ -49,6 +50,10 @@ async def grade(scenario: Scenario, command: Sequence[str], patience_s: float = 
             problem = str(_first(failed))
         except* ConnectionLost as lost:
             problem = problem or f"it left a connection on which nothing was wrong ({_first(lost)})"
+        except* BadConfig as bad:
+            mistake = _first(bad)
+    if mistake is not None:
+        raise mistake
     return Grade(name_of(scenario), title_of(scenario), problem, stderr.decode(errors="replace") if problem else "")
 
 
@@ -58,7 +63,10 @@ async def grade_all(
     jobs: int,
     tell: Callable[[Grade], Awaitable[None]],
 ) -> list[Grade]:
-    """Play scenarios, at most `jobs` at a time; `tell` gets the grades in the order of the scenarios."""
+    """Play scenarios, at most `jobs` at a time; `tell` gets the grades in the order of the scenarios.
+
+    Raises a group with BadConfig if the program cannot be started. Cancellation: its processes are killed.
+    """
     found: dict[int, Grade] = {}
     told = 0
     lock = trio.Lock()

@@ -28,9 +28,15 @@ BETWEEN = 30
 PATIENCE_S = 100.0
 
 
+@pytest.fixture
+def client() -> list[str]:
+    """The command of the client."""
+    return node(Path(__file__).with_name("subscriber.mjs"))
+
+
 @contextmanager
-def stranger(folder: Path, servers: str) -> Iterator[subprocess.Popen[bytes]]:
-    """subscriber.mjs, printing into the file `printed`."""
+def stranger(client: list[str], folder: Path, servers: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The client, printing into the file `printed`."""
     env = {
         **os.environ,
         "CHANGEFEED_URL": servers,
@@ -38,9 +44,7 @@ def stranger(folder: Path, servers: str) -> Iterator[subprocess.Popen[bytes]]:
         "CHANGEFEED_CURSOR": str(folder / "cursor"),
     }
     with (folder / "printed").open("wb") as printed, (folder / "stderr").open("wb") as stderr:
-        process = subprocess.Popen(
-            node(Path(__file__).with_name("subscriber.mjs")), stdout=printed, stderr=stderr, env=env
-        )
+        process = subprocess.Popen(client, stdout=printed, stderr=stderr, env=env)
     try:
         yield process
     finally:
@@ -108,13 +112,13 @@ def wait_written(path: Path, lines: int, process: subprocess.Popen[bytes]) -> No
         time.sleep(0.02)
 
 
-async def test_the_stranger_survives_ten_leader_kills(tmp_path: Path) -> None:
+async def test_the_stranger_survives_ten_leader_kills(client: list[str], tmp_path: Path) -> None:
     """What it printed is the feed, line by line, each event once; and all that was acknowledged is in it."""
     load = Load()
     with (
         trio.fail_after(PATIENCE_S),
         ServeCluster([FEED], count=3, folder=tmp_path / "cluster") as cluster,
-        stranger(tmp_path, cluster.servers) as process,
+        stranger(client, tmp_path, cluster.servers) as process,
     ):
         await trio.to_thread.run_sync(cluster.start)
         async with open_publisher(FEED, cluster.servers) as publisher, trio.open_nursery() as nursery:
