@@ -29,7 +29,7 @@ from changefeed.serving.filters import check_filter, compile_filter
 from changefeed.serving.machine import End, Read, Send, Session, Sight, Verify, Wait, admit, group_start
 from changefeed.serving.registry import Subscriber
 from changefeed.transport import Connection
-from changefeed.wire.codec import decode, encode
+from changefeed.wire.codec import SUBSCRIBER_BYTES_MAX, check_size, decode, encode
 from changefeed.wire.frames import run_of
 from changefeed.wire.messages import Beat, Events, Handled, Redirect, Run, Subscribe, Subscribed
 
@@ -143,7 +143,9 @@ class _Served:
         session, connection, feed = self.session, self._connection, self._feed
         try:
             while True:
-                message = decode(await connection.receive(), connection.subprotocol, (Handled, Beat), feed.settings)
+                data = await connection.receive()
+                check_size(data, SUBSCRIBER_BYTES_MAX, "a subscriber's message")
+                message = decode(data, connection.subprotocol, (Handled, Beat), feed.settings)
                 session.heard(trio.current_time())
                 if isinstance(message, Handled):
                     position = session.handled(message.position)

@@ -17,7 +17,7 @@ from changefeed.serving.publishers import serve_publisher
 from changefeed.settings import Settings
 from changefeed.transport import Connection, Request
 from changefeed.wire import PEER
-from changefeed.wire.codec import decode
+from changefeed.wire.codec import FIRST_BYTES_MAX, check_size, decode
 from changefeed.wire.messages import Ask, Open, PeerHello, Subscribe
 
 logger = logging.getLogger("changefeed.serving")
@@ -50,6 +50,7 @@ async def _serve(connection: Connection, feeds: Mapping[str, AnyFeed], peers: Pe
         data = await connection.receive()
     if deadline.cancelled_caught:
         raise HandshakeTimeout(f"no message came within {settings.handshake_s:g} s of connecting")
+    check_size(data, FIRST_BYTES_MAX, "a first message")
     if connection.subprotocol == PEER:
         await peers(connection, decode(data, PEER, (PeerHello, Ask), settings))
         return

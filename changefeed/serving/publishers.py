@@ -37,7 +37,7 @@ from changefeed.serving.feed import Feed, limits_of
 from changefeed.serving.filters import check_declared
 from changefeed.transport import Connection
 from changefeed.wire.changes import raw_heads
-from changefeed.wire.codec import answer_of, decode, encode
+from changefeed.wire.codec import answer_of, check_structure, decode, encode
 from changefeed.wire.messages import Answer, Beat, Open, Opened, Publish, Reopen
 
 #: Between two tries to be admitted by a leader that cannot answer now.
@@ -110,6 +110,7 @@ class _Desk:
             data = await connection.receive()
         if deadline.cancelled_caught:
             raise Stalled(f"the publisher sent nothing for {settings.heartbeat_dead_s:g} s")
+        check_structure(data)
         try:
             message: Open | Publish | Beat = decode(data, connection.subprotocol, (Open, Publish, Beat), settings)
         except (InvalidChange, ChangeTooLarge, GroupTooLarge) as error:
@@ -139,6 +140,10 @@ class _Desk:
 
     async def _open(self, request: Open) -> None:
         """Be admitted by whoever leads, however long that takes: the writer beats meanwhile."""
+        if len(self._outgoing) >= self._feed.settings.in_flight_max:
+            raise BadMessage(
+                f"{len(self._outgoing)} messages were not taken, and yet the publisher opens again: read what is sent"
+            )
         if request.publisher == RESERVED:
             raise InvalidName(f"the publisher id {RESERVED!r} is reserved for the outbox; choose another")
         self._request = request

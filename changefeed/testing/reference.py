@@ -24,7 +24,7 @@ from changefeed.settings import Settings
 from changefeed.testing import examples
 from changefeed.wire import JSON, MSGPACK
 from changefeed.wire.changes import change_to_json, dumps, encode_change, loads
-from changefeed.wire.codec import JSON_FACTOR, encode
+from changefeed.wire.codec import FIRST_BYTES_MAX, JSON_FACTOR, STRUCTURE_BYTES_MAX, SUBSCRIBER_BYTES_MAX, encode
 from changefeed.wire.kinds import Schema
 from changefeed.wire.schema import FROM_CLIENT, FROM_SERVER, message_schema, schemas
 from changefeed.wire.values import encode_value, value_to_json
@@ -243,6 +243,9 @@ def _limits() -> Iterator[str]:
     yield f"| `heartbeat_s` | {limits.heartbeat_s:g} s | the longest silence to be allowed by each side |"
     yield f"| `heartbeat_dead_s` | {limits.heartbeat_dead_s:g} s | silence after which the other side is gone |"
     yield f"| first message | {settings.handshake_s:g} s | after the connection was opened |"
+    yield f"| first message | {FIRST_BYTES_MAX:,} bytes | in JSON: characters |"
+    yield f"| a subscriber's later messages | {SUBSCRIBER_BYTES_MAX:,} bytes | in JSON: characters |"
+    yield f"| a part of a publisher's message | {STRUCTURE_BYTES_MAX:,} bytes | msgpack, other than `payload` |"
     yield f"| bytes taken | {settings.stall_after_s:g} s | a client that takes no byte for so long is cut off |"
     yield f"| JSON text | {JSON_FACTOR} x `frame_bytes_max` | a server's message may be this long in JSON |"
 

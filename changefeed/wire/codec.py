@@ -40,6 +40,15 @@ JSON_FACTOR: Final = 8
 """How many times as long as its msgpack form a message's JSON text may be."""
 
 
+#: A message that says what a connection is for, and what a subscriber says later. JSON: in characters.
+FIRST_BYTES_MAX: Final = 2**20
+SUBSCRIBER_BYTES_MAX: Final = 4096
+#: Of any part of a publisher's message other than its payload.
+STRUCTURE_BYTES_MAX: Final = 2**20
+_PAYLOAD_KEY: Final = msgpack.packb("payload")
+_BINARIES: Final = frozenset({b"\xc4", b"\xc5", b"\xc6"})
+
+
 class Bounds(Protocol):
     """Settings, or the Limits that a server announced."""
 
@@ -116,6 +125,41 @@ def _plain_of(data: bytes | str, subprotocol: str, bounds: Bounds) -> Any:
         return msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0)
     except (ValueError, msgpack.UnpackException) as error:
         raise BadMessage(f"not a msgpack message: {error or type(error).__name__}") from None
+
+
+def check_size(data: bytes | str, limit: int, what: str) -> None:
+    """Raise FrameTooLarge for a message that is larger than its kind can be: decoded it may take seventy times as much.
+
+    what: e.g. "a first message"; the limit is checked in characters for JSON.
+    """
+    if len(data) > limit:
+        raise FrameTooLarge(f"{what} of {len(data)} bytes; the limit is {limit}: name less in it")
+
+
+def check_structure(data: bytes | str) -> None:
+    """Raise BadMessage if a publisher's msgpack message holds more than `STRUCTURE_BYTES_MAX` outside of its payload.
+
+    A payload is one value, whatever it holds; anything else large could only be a nest that takes seventy times as much
+    memory once it is decoded. Allocates a copy of the data. Whatever else is wrong is left to `decode`.
+    """
+    if isinstance(data, str) or len(data) <= STRUCTURE_BYTES_MAX:
+        return
+    walker = msgpack.Unpacker(raw=False, max_buffer_size=len(data))
+    walker.feed(data)
+    try:
+        for _ in range(walker.read_map_header()):
+            begin = walker.tell()
+            walker.skip()
+            key = walker.tell()
+            walker.skip()
+            size = walker.tell() - begin
+            is_payload = data[begin:key] == _PAYLOAD_KEY and data[key : key + 1] in _BINARIES
+            if size > STRUCTURE_BYTES_MAX and not is_payload:
+                raise BadMessage(
+                    f"a part of {size} bytes; only the payload of a publish may be larger than {STRUCTURE_BYTES_MAX}"
+                )
+    except (ValueError, msgpack.UnpackException):
+        return
 
 
 def _expected(expect: Any) -> str:
