@@ -265,7 +265,6 @@ class Election(State):
                 self.won, self._why_again = None, "outcome-unknown"
             else:
                 won.refused, won.refused_number = error, self.requests.number
-                self.views.doubt()
 
     # ---- decisions
 

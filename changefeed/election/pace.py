@@ -50,8 +50,8 @@ class Pace:
         if seconds >= self._high:
             self._backoff_s = 0.0
 
-    def term_ended(self, now: float, lasted: float, why: str) -> bool:
-        """My own term ended; True if I should rest now and leave the lead to others."""
+    def term_ended(self, now: float, lasted: float, why: str) -> None:
+        """My own term ended."""
         if lasted >= SHORT_TERM_S:
             self._strikes = 0
         elif why not in HARMLESS:
@@ -59,5 +59,3 @@ class Pace:
             if self._strikes >= STRIKES:
                 rest = min(REST_MIN_S * 2 ** min(self._strikes - STRIKES, 16), REST_MAX_S)
                 self.rest_until = max(self.rest_until, now + rest)
-                return True
-        return False

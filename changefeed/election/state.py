@@ -173,8 +173,7 @@ class State:
         lasted = now - term.began
         if self.log.followers(now):
             self.pace.term_heard(lasted)
-        if self.pace.term_ended(now, lasted, why):
-            self._discard = term.fence.epoch
+        self.pace.term_ended(now, lasted, why)
         if self.handover is not None:
             self.handover.term_over(now, why)
 

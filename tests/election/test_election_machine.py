@@ -266,6 +266,22 @@ def test_refused_by_an_equal_epoch_resigns_what_is_still_mine() -> None:
     assert bench.only(fx.Resign).epoch == 8
 
 
+def test_whoever_was_refused_looks_who_holds_the_log_before_it_stands_again() -> None:
+    """Its last look did not show that fence, so it may be of another coordinator, whose leader lives."""
+    bench = Bench().started().wrote(bench_own(1))
+    bench.refused(1, coordinator="deadbeef")
+    bench.read(bench_own(1)).wrote(None).read(View(FEED, 1, 1, None)).none(fx.Take)
+    bench.wait(1.0).quiet(look(1, coordinator="deadbeef", renewed=100_500)).none(fx.Take)
+    assert bench.status.hindrance == "two-coordinators"
+
+
+def test_a_record_of_an_older_session_cannot_be_resigned() -> None:
+    """It is not mine any more; it goes with its session."""
+    bench = Bench().leading().wait(1.0)
+    bench.session = "session-a2"
+    bench.failed(fx.LookLog, LogDamaged("x")).none(fx.Resign)
+
+
 def test_refused_and_the_coordinator_is_behind_raises_it_to_the_log_and_stands_ordinarily() -> None:
     """A wiped coordinator is lifted by a versioned set, never above the log, and then comes a challenge."""
     bench = Bench().started().wrote(bench_own(1))

@@ -68,8 +68,10 @@ def test_a_leader_whose_log_moves_is_left_alone() -> None:
 def test_what_was_appended_just_before_it_froze_does_not_acquit_it() -> None:
     """It wrote until it froze, up to one heartbeat after its last word: tails of that time prove nothing."""
     bench = Bench().following()
-    run(bench, 0.3, tail=100)
-    assert run(bench, 1.5, tail=200) == ["silent"]
+    run(bench, 0.8, beats=True)
+    assert run(bench, 0.3, tail=100) == []  # the look of each second falls 0.2 s into the silence
+    assert bench.machine.log.look is not None and bench.machine.log.look.tail.seq == 100
+    assert run(bench, 1.3, tail=200) == ["silent"]
 
 
 def test_no_challenge_for_silence_while_the_log_does_not_answer() -> None:
