@@ -339,6 +339,30 @@ class FeedNode:
         await self.elector.hand_over()
 
 
+class OwnClients:
+    """A feed as the instance's own publishers and subscriptions see it (serving.driver.Feed): nobody sends them away,
+    neither while the instance drains nor while it is stale; it is where they are."""
+
+    def __init__(self, node: FeedNode) -> None:
+        self.name = node.name
+        self.log = node.log
+        self.window = node.window
+        self.settings = node.settings
+        self.world = node.world
+        self.instance = node.instance
+        self.process = node.process
+        self.subscribers = node.subscribers
+        self.draining = trio.Event()
+        self.declared = node.declared
+        self.leading = node.leading
+        self.stale_s = node.stale_s
+        self.wait_visible = node.wait_visible
+        self.leader = node.leader
+
+    def redirect(self) -> tuple[str, ...]:
+        return ()
+
+
 class _Heard:
     """Passes a link's evidence to the election, and remembers whom I heard for those who ask."""
 

@@ -31,14 +31,15 @@ from changefeed.errors import (
     NotCurrent,
     NotDeclaredHere,
 )
-from changefeed.feednode import FeedNode
+from changefeed.feednode import FeedNode, OwnClients
 from changefeed.log import FeedLog, LogStore
 from changefeed.log.urls import open_log
-from changefeed.nursery import open_owned_nursery
+from changefeed.nursery import lone, open_owned_nursery
 from changefeed.peer.driver import ask_peer, serve_peer
 from changefeed.ports import World
 from changefeed.publisher.driver import Publisher, open_publisher
 from changefeed.serving.entry import serve_connection
+from changefeed.serving.feed import Feed
 from changefeed.serving.http import Routes
 from changefeed.settings import DEFAULT_PORT, Settings
 from changefeed.signal import Changed
@@ -56,6 +57,10 @@ logger = logging.getLogger("changefeed.instance")
 
 #: Between two tries to open a feed's log again after it failed.
 REOPEN_S = 1.0
+#: How long a drain asks the coordinator where else a feed is served.
+OTHERS_S = 2.0
+#: How long the end may take: a coordinator that is away is left to notice by itself.
+CLOSE_S = 5.0
 
 
 class Instance:
@@ -159,37 +164,45 @@ class Instance:
         return mine
 
     async def _serve_own(self, connection: Connection) -> None:
+        """They stay while the instance drains: what they submit goes on to whoever leads then."""
         try:
-            await self._handle(connection, Request("/v1", peer="in-process"))
+            await self._serve(connection, Request("/v1", peer="in-process"), own=True)
         except* ChangefeedError as group:
             logger.debug("in-process connection ended: %s", group.exceptions[0])
         finally:
             connection.abort()
 
     async def drain(self) -> None:
-        """Hand over what I lead, send subscribers elsewhere (spread over `redirect_spread_s`), stop listening.
+        """Hand over what I lead, send clients elsewhere (subscribers spread over `redirect_spread_s`), stop listening.
 
-        Returns when nobody is connected any more or after `drain_s`. Cancellation: may be called again.
+        Returns when no other process is connected any more, or after `drain_s`. This instance's own publishers and
+        subscriptions go on until the instance is closed. Cancellation: may be called again.
         """
         self.draining = True
         with trio.move_on_after(self.settings.drain_s):
             async with trio.open_nursery() as nursery:
-                for node in self._nodes.values():
-                    nursery.start_soon(node.hand_over)
-            for feed, node in self._nodes.items():
-                node.drain_to(await self._others(feed))
+                for feed, node in list(self._nodes.items()):
+                    nursery.start_soon(self._drain_feed, feed, node)
             await self._listener.aclose()
             while self._connections:
                 await self._changed.wait()
 
+    async def _drain_feed(self, feed: str, node: FeedNode) -> None:
+        """A handover that takes longer than half of the time goes on while clients are sent away."""
+        with trio.move_on_after(self.settings.drain_s / 2):
+            await node.hand_over()
+        node.drain_to(await self._others(feed))
+
     async def _others(self, feed: str) -> tuple[str, ...]:
         """Where else the feed is served, as far as the coordinator knows."""
-        try:
-            members = await self.coordinator.members()
-        except ChangefeedError:
-            return ()
-        others = [one for one in members.values() if one.process != self.process and feed in one.feeds]
-        return tuple(one.url for one in others)
+        with trio.move_on_after(OTHERS_S):
+            try:
+                members = await self.coordinator.members()
+            except ChangefeedError:
+                return ()
+            others = [one for one in members.values() if one.process != self.process and feed in one.feeds]
+            return tuple(one.url for one in others)
+        return ()
 
     # ---- tasks
 
@@ -231,6 +244,9 @@ class Instance:
                         await log.aclose()
             tell()
             await trio.sleep(REOPEN_S)
+            if self.draining:
+                # A node that begins now would only stand for election.
+                return
 
     async def _run_node(self, feed: str, log: FeedLog, started: Callable[[], None]) -> None:
         """One node, until its log fails or a fault of ours ends it; either is said in `problem`."""
@@ -292,16 +308,20 @@ class Instance:
         return not reasons, reasons
 
     async def _handle(self, connection: Connection, request: Request) -> None:
-        chosen = _Chosen(self._nodes, self._feeds, self._problems)
         self._connections += 1
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._cut_when_failed, chosen, connection)
-                await serve_connection(connection, request, chosen, partial(self._serve_peer, chosen), self.settings)
-                nursery.cancel_scope.cancel()
+            await self._serve(connection, request)
         finally:
             self._connections -= 1
             self._changed.notify()
+
+    async def _serve(self, connection: Connection, request: Request, *, own: bool = False) -> None:
+        chosen = _Chosen(self._nodes, self._feeds, self._problems)
+        feeds: Mapping[str, Feed] = _Own(chosen) if own else chosen
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cut_when_failed, chosen, connection)
+            await serve_connection(connection, request, feeds, partial(self._serve_peer, chosen), self.settings)
+            nursery.cancel_scope.cancel()
 
     async def _cut_when_failed(self, chosen: _Chosen, connection: Connection) -> None:
         """A session must not outlive its feed's node: the log under it is gone."""
@@ -361,6 +381,22 @@ class _Chosen(Mapping[str, FeedNode]):
         await self._chosen.wait()
         assert self._choice is not None
         return self._choice
+
+
+class _Own(Mapping[str, Feed]):
+    """The feeds as the instance's own clients see them."""
+
+    def __init__(self, chosen: _Chosen) -> None:
+        self._chosen = chosen
+
+    def __getitem__(self, feed: str) -> Feed:
+        return OwnClients(self._chosen[feed])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -443,35 +479,40 @@ async def open_instance(
             f"will not listen on {host}, which is beyond loopback: there is no authentication yet. "
             "Say --insecure (insecure=True) if the network in front of it is trusted"
         )
+    if name is not None:
+        check_instance_name(name)
+    store = open_log(log, settings, world=world) if isinstance(log, str) else log
+    if isinstance(coordinator, str):
+        alive: Callable[[Member], Any] = partial(_alive, network, feeds, settings)
+        coordinator = open_coordinator(coordinator, settings, world=world, alive=alive)
     listener = await network.listen(
         host, port, subprotocols=(*SUBPROTOCOLS, PEER), message_bytes_max=settings.frame_bytes_max + 2**21
     )
-    url = advertise or default_advertise(*listener.address)
-    name = check_instance_name(name or f"{socket.gethostname()}-{listener.address[1]}"[:64])
-    member = Member(name, world.entropy.token(8), url, candidate, tuple(feeds))
-    store = open_log(log, settings, world=world) if isinstance(log, str) else log
-    alive: Callable[[Member], Any] = partial(_alive, network, feeds, settings)
-    if isinstance(coordinator, str):
-        coordinator = open_coordinator(coordinator, settings, world=world, alive=alive)
-    instance = Instance(
-        feeds,
-        store=store,
-        coordinator=coordinator,
-        listener=listener,
-        network=network,
-        member=member,
-        settings=settings,
-        world=world,
-        kill_frozen=kill_frozen,
-    )
     try:
+        url = advertise or default_advertise(*listener.address)
+        name = name or check_instance_name(f"{socket.gethostname()}-{listener.address[1]}"[:64])
+        member = Member(name, world.entropy.token(8), url, candidate, tuple(feeds))
+        instance = Instance(
+            feeds,
+            store=store,
+            coordinator=coordinator,
+            listener=listener,
+            network=network,
+            member=member,
+            settings=settings,
+            world=world,
+            kill_frozen=kill_frozen,
+        )
         await coordinator.start(member)
         async with open_owned_nursery() as nursery:
-            await nursery.start(instance.run)
+            try:
+                await nursery.start(instance.run)
+            except BaseExceptionGroup as group:
+                raise lone(group) from None
             yield instance
             nursery.cancel_scope.cancel()
     finally:
-        with trio.CancelScope(shield=True), trio.move_on_after(5):
+        with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_S):
             await listener.aclose()
             await coordinator.aclose()
             await store.aclose()

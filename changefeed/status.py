@@ -64,7 +64,7 @@ def feed_status(node: FeedNode) -> dict[str, Any]:
         "stale_s": round(min(node.stale_s(), 1e9), 3),
         "election": asdict(election),
         "window": {"from": None if node.window.floor is None else node.window.floor.seq, "bytes": node.window.bytes},
-        "subscribers": node.subscribers.snapshot(),
+        "subscribers": node.subscribers.snapshot(None if tail is None else tail.seq),
         "settings": asdict(node.declared()),
     }
     if seen is not None:
