@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from changefeed.batch import Batch, Entry
-from changefeed.wire.changes import split
+from changefeed.wire.changes import ends_of
 from changefeed.wire.messages import Answer
 
 if TYPE_CHECKING:
@@ -140,22 +140,40 @@ class Channel:
     closed: bool = False
 
 
-def part_of(stored: Batch | Entry, digest: bytes, batch: Batch) -> int | None:
-    """Where `batch` stands in a batch stored under the same incarnation: how many changes precede it there.
+def shared(stored: Batch | Entry, digest: bytes, batch: Batch, behind: Sequence[Entry] = ()) -> tuple[int, int]:
+    """(how many changes precede `batch` in a batch stored under the same incarnation, how many of `batch`'s are there).
 
-    None unless all its changes are there, byte for byte and in the same groups. A publisher that resends what it kept
-    sends whole batches; a rerun of a file may have cut the same lines elsewhere.
+    (0, 0) if its first group is not there. A publisher that resends what it kept sends whole batches; a rerun of a file
+    may cut the same lines elsewhere, so that only its leading groups are in the same stored batch. Counted are whole
+    groups, byte for byte the same. behind: entries that follow `stored` in the log; they count as long as the numbers
+    go on there in the same term, so that the positions of what was counted are a run.
     """
     if stored.number == batch.number and digest == batch.digest:
-        return 0
-    offset = batch.number - stored.number
-    if offset < 0 or batch.count > stored.count - offset:
-        return None
-    first = _group_at(stored.sizes, offset)
-    if first is None or stored.sizes[first : first + len(batch.sizes)] != batch.sizes:
-        return None
-    changes = split(stored.payload)[offset : offset + batch.count]
-    return offset if b"".join(changes) == batch.payload else None
+        return 0, batch.count
+    ours, count, index = [0, *ends_of(batch.payload)], 0, 0
+    for place in (stored, *behind):
+        at = batch.number + count - place.number
+        first = _group_at(place.sizes, at) if 0 <= at < place.count else None
+        if first is None or (place is not stored and not _alike(stored, place)):
+            break
+        theirs = [0, *ends_of(place.payload)]
+        for size, other in zip(batch.sizes[index:], place.sizes[first:], strict=False):
+            mine = batch.payload[ours[count] : ours[count + size]]
+            if size != other or mine != place.payload[theirs[at] : theirs[at + size]]:
+                return (batch.number - stored.number if count else 0), count
+            count, at, index = count + size, at + size, index + 1
+        if index == len(batch.sizes):
+            break
+    return (batch.number - stored.number if count else 0), count
+
+
+def _alike(one: Batch | Entry, entry: Batch | Entry) -> bool:
+    """Whether an entry is of the same publisher and the same term as another one."""
+    if not (isinstance(one, Entry) and isinstance(entry, Entry)):
+        return False
+    return (one.publisher, one.incarnation, one.epoch, one.term) == (
+        entry.publisher, entry.incarnation, entry.epoch, entry.term
+    )  # fmt: skip
 
 
 def _group_at(sizes: Sequence[int], offset: int) -> int | None:

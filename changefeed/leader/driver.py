@@ -6,6 +6,7 @@ publish --> Sequencer --> run(): append, one at a time --> answers --> visible
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections import deque
@@ -16,7 +17,7 @@ import trio
 
 from changefeed.batch import ENTRY_OVERHEAD, Batch, Entry
 from changefeed.change import FeedSettings
-from changefeed.errors import ChangefeedError, LogUnavailable, NotCurrent
+from changefeed.errors import ChangefeedError, LogUnavailable, NotCurrent, PositionTooOld
 from changefeed.leader import Answered, retention
 from changefeed.leader.effects import Admit, Append, Deny, Effect, End, Facts, Give, Hold, LookUp, Reply, Step, Visible
 from changefeed.leader.looks import FreshLooks
@@ -366,18 +367,24 @@ class Term:
 
     async def _look_up(self, wanted: LookUp) -> Facts:
         """Raises LogUnavailable, also when the log does not answer within log_timeout_s."""
-        log, who, number = self._log, wanted.publisher, wanted.number
-        state = last = entry = before = None
+        log, who, incarnation = self._log, wanted.publisher, wanted.incarnation
+        state = last = entry = before = end = None
+        behind: Sequence[Entry] = ()
         with trio.move_on_after(self._settings.log_timeout_s):
             if wanted.state:
                 state = await log.publisher_state(who)
             if wanted.last:
-                last = await log.last_number(who, wanted.incarnation)
-            if number:
-                entry = await log.find_batch(who, wanted.incarnation, number)
+                last = await log.last_number(who, incarnation)
+            if wanted.number:
+                entry = await log.find_batch(who, incarnation, wanted.number)
             if entry is None and wanted.after:
-                before = await log.find_batch(who, wanted.incarnation, wanted.after)
-            return Facts(wanted, await self._looks.fresh(), state, last, entry, before)
+                before = await log.find_batch(who, incarnation, wanted.after)
+            if entry is None and wanted.end:
+                end = await log.find_batch(who, incarnation, wanted.end)
+            if entry is not None and wanted.end >= entry.number + entry.count:
+                with contextlib.suppress(PositionTooOld):  # trimmed meanwhile: then nothing of it was read
+                    behind = await log.read(entry.last_seq, wanted.size)
+            return Facts(wanted, await self._looks.fresh(), state, last, entry, before, end, behind)
         raise LogUnavailable(f"the log has not answered for {self._settings.log_timeout_s} s")
 
     # ---- beside the appends

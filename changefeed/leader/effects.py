@@ -6,6 +6,7 @@ single *steps*: the machine says what it needs next, until it admits or denies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ class LookUp:
 
     The look comes last: if it still finds this term's fence, then nobody else wrote while the rest was read.
     state: read `publisher_state`. last: read `last_number` of (publisher, incarnation). number (0: none): find the
-    entry with that number; only where there is none, find the one with number `after` (0: none).
+    entry with that number; only where there is none, find those with the numbers `after` and `end` (0: none). Where
+    that entry does not reach `end`: read about `size` bytes of what follows it in the log.
     """
 
     token: int
@@ -33,6 +35,8 @@ class LookUp:
     last: bool = False
     number: int = 0
     after: int = 0
+    end: int = 0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Facts:
     last: int | None = None
     entry: Entry | None = None
     before: Entry | None = None
+    end: Entry | None = None
+    behind: Sequence[Entry] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from changefeed.errors import (
     PublisherInUse,
 )
 from changefeed.leader import refusals
-from changefeed.leader.book import IDLE_MAX, Accepted, Channel, Known, Request, Run, part_of
+from changefeed.leader.book import IDLE_MAX, Accepted, Channel, Known, Request, Run, shared
 from changefeed.leader.effects import (
     Admit,
     Append,
@@ -336,8 +336,8 @@ class Sequencer:
         batch, run = request.batch, request.channel.run
         if batch.number > run.stored:
             accepted = run.pending_with(batch.number)
-            offset = None if accepted is None else part_of(accepted.batch, accepted.batch.digest, batch)
-            if accepted is not None and offset is not None:
+            offset, count = (0, 0) if accepted is None else shared(accepted.batch, accepted.batch.digest, batch)
+            if accepted is not None and count == batch.count:
                 accepted.requests.append((request, offset))
             elif facts is None:
                 self._look_up(request, effects)
@@ -350,26 +350,35 @@ class Sequencer:
         elif facts is None or not facts.asked.number:
             self._look_up(request, effects, number=batch.number)
         elif facts.entry is not None:
-            entry = facts.entry
-            offset = part_of(entry, entry.batch_digest, batch)
-            if offset is None:
-                self._refuse(request, refusals.reused(batch), effects)
-            else:
-                position = Position(self.lineage, entry.epoch, entry.term, entry.seq + offset)
-                self._store(request, position, True, effects)
+            self._judge_held(request, facts.entry, facts.behind, effects)
         elif facts.before is not None or facts.look.floor.seq == 0 or batch.last_number > run.stored:
             # What comes after an entry that is still held has not been trimmed: the number was skipped. And a batch is
             # stored whole: one that reaches beyond the last number stored is not the one that was trimmed.
             self._refuse(request, refusals.reused(batch), effects)
         else:
-            self._refuse(request, refusals.trimmed(batch), effects)
+            # Of what is known to end in the trimmed part all is gone; else only its first group is for certain.
+            count = batch.count if facts.end is None else batch.sizes[0]
+            self._refuse(request, refusals.trimmed(batch), effects, count)
+
+    def _judge_held(self, request: Request, entry: Entry, behind: Sequence[Entry], effects: list[Effect]) -> None:
+        """An entry of the log has the batch's first number. A rerun of a file may have cut its lines elsewhere: what
+        goes on at another place is asked for again, if all its numbers are stored."""
+        batch = request.batch
+        offset, count = shared(entry, entry.batch_digest, batch, behind)
+        if count == batch.count or (count and batch.last_number <= request.channel.run.stored):
+            position = Position(self.lineage, entry.epoch, entry.term, entry.seq + offset)
+            self._store(request, position, True, effects, count)
+        else:
+            self._refuse(request, refusals.reused(batch), effects)
 
     def _look_up(self, request: Request, effects: list[Effect], *, last: bool = False, number: int = 0) -> None:
         self._token += 1
         self._looking[self._token] = request
         batch = request.batch
         after = batch.after if number else 0
-        effects.append(LookUp(self._token, batch.publisher, batch.incarnation, last=last, number=number, after=after))
+        end, size = (batch.last_number, len(batch.payload)) if number and len(batch.sizes) > 1 else (0, 0)
+        who, incarnation = batch.publisher, batch.incarnation
+        effects.append(LookUp(self._token, who, incarnation, False, last, number, after, end, size))
 
     # ---- appends
 
@@ -418,7 +427,7 @@ class Sequencer:
                 again = True
             self._settled(run)
         effects.append(Visible(flight.entries))
-        self._judge_held(effects)
+        self._judge_waiting(effects)
         return effects
 
     def append_failed(self, error: ChangefeedError) -> list[Effect]:
@@ -474,7 +483,7 @@ class Sequencer:
                 self._judge(request, None, effects)
         for run in runs:
             self._settled(run)
-        self._judge_held(effects)
+        self._judge_waiting(effects)
         return effects
 
     def _settled(self, run: Run) -> None:
@@ -485,7 +494,7 @@ class Sequencer:
             if not known.channels:
                 self._release(known)
 
-    def _judge_held(self, effects: list[Effect]) -> None:
+    def _judge_waiting(self, effects: list[Effect]) -> None:
         if self._held:
             held, self._held = self._held, []
             for request in held:
@@ -493,14 +502,19 @@ class Sequencer:
 
     # ---- answers
 
-    def _store(self, request: Request, first: Position, again: bool, effects: list[Effect]) -> None:
+    def _store(
+        self, request: Request, first: Position, again: bool, effects: list[Effect], count: int | None = None
+    ) -> None:
+        """count: how many of the batch's changes this is about (None: all)."""
         self.repeated += again
         batch = request.batch
-        self._answer(request, Answer(batch.number, batch.count, first, again), effects)
+        self._answer(request, Answer(batch.number, count or batch.count, first, again), effects)
 
-    def _refuse(self, request: Request, error: ChangefeedError, effects: list[Effect]) -> None:
+    def _refuse(
+        self, request: Request, error: ChangefeedError, effects: list[Effect], count: int | None = None
+    ) -> None:
         self.refused += 1
-        self._answer(request, refusals.refusal(request.batch, error), effects)
+        self._answer(request, refusals.refusal(request.batch, error, count), effects)
 
     def _answer(self, request: Request, answer: Answer, effects: list[Effect]) -> None:
         """Answers of one channel leave in the order in which its batches came."""

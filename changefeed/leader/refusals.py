@@ -33,8 +33,9 @@ def ends_term(error: ChangefeedError) -> str | None:
     return "outcome-unknown" if isinstance(error, AppendOutcomeUnknown) else error.code
 
 
-def refusal(batch: Batch, error: ChangefeedError) -> Answer:
-    return Answer(batch.number, batch.count, code=error.code, message=str(error), details=error.details())
+def refusal(batch: Batch, error: ChangefeedError, count: int | None = None) -> Answer:
+    """count: how many of the batch's changes are refused (None: all)."""
+    return Answer(batch.number, count or batch.count, code=error.code, message=str(error), details=error.details())
 
 
 def malformed(batch: Batch, run: Run) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from changefeed.change import Position, Receipt
 from changefeed.errors import ChangefeedError
+from changefeed.wire.changes import BATCH_CHANGES_MAX
 from changefeed.wire.messages import Answer
 
 #: What a kept group costs beside its payload, in bytes: counted towards `publisher_buffer_bytes`.
@@ -72,6 +73,21 @@ class Batch:
     def last_number(self) -> int:
         return self.number + self.count - 1
 
+    def cut(self, count: int) -> list[Group]:
+        """Keep the groups that hold the first `count` changes; returns those after them, with their changes again.
+        Empty, and nothing happened, unless a group ends there and another one follows."""
+        following = self.number + count
+        index = next((i for i, group in enumerate(self.groups) if group.number == following), 0)
+        if not index:
+            return []
+        groups = self.unseal()
+        self.groups, rest = groups[:index], groups[index:]
+        self.sizes, self.count = self.sizes[:index], count
+        self.payload = b"".join([group.payload for group in self.groups])
+        for group in self.groups:
+            group.payload = b""
+        return rest
+
     def unseal(self) -> list[Group]:
         """The groups with their changes again; the batch is of no use afterwards."""
         end = 0
@@ -79,6 +95,27 @@ class Batch:
             start, end = end, end + group.size
             group.payload = self.payload[start:end]
         return self.groups
+
+
+class Cut:
+    """How many changes to ask for at once of numbers that the log holds, when how an earlier run cut them is not known.
+
+    A leader answers as far as the positions are a run in one term. `most` grows while that is to the end, and follows
+    what came back where it is not: a rerun asks about as often as the first run published.
+    """
+
+    __slots__ = ("most",)
+
+    def __init__(self) -> None:
+        self.most = 1
+
+    def whole(self, count: int) -> None:
+        """A batch of so many was answered to its end."""
+        self.most = max(self.most, min(2 * count, BATCH_CHANGES_MAX))
+
+    def part(self, count: int) -> None:
+        """Of a larger batch only so many were answered."""
+        self.most = max(1, count, self.most // 2)
 
 
 @dataclass(frozen=True, slots=True)

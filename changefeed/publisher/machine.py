@@ -18,7 +18,6 @@ a leader, and would then supersede the one that was granted meanwhile. So the ne
 
 from __future__ import annotations
 
-import difflib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -38,13 +37,13 @@ from changefeed.errors import (
     Refused,
     Superseded,
     TooManyPublishers,
-    UnknownField,
-    UnknownResource,
     UsageError,
 )
+from changefeed.publisher.declared import check_declared
 from changefeed.publisher.groups import (
     GROUP_OVERHEAD,
     Batch,
+    Cut,
     Effect,
     Go,
     Group,
@@ -122,6 +121,7 @@ class PublisherMachine:
         #: The last number that the log is known to hold, and the last one sealed (what the next batch chains after).
         self._held = 0
         self._chain = 0
+        self._cut = Cut()
 
     # ---- the application's side
 
@@ -145,7 +145,7 @@ class PublisherMachine:
         for change in changes:
             data = encode_change(change, change_max)
             if self._resources:
-                self._check_declared(change)
+                check_declared(self.feed, change, self._resources)
             size += len(data)
             encoded.append(data)
             if size > group_max or len(encoded) > BATCH_CHANGES_MAX:
@@ -155,7 +155,7 @@ class PublisherMachine:
                 )
         if not encoded:
             raise InvalidChange("a group needs at least one change")
-        return Group(len(encoded), encoded[0] if len(encoded) == 1 else b"".join(encoded))
+        return Group(len(encoded), b"".join(encoded))
 
     def has_room(self, group: Group) -> bool:
         """Whether the group fits into the buffer. An empty buffer takes any group."""
@@ -191,21 +191,6 @@ class PublisherMachine:
         for batch in self._flight:
             yield from batch.groups
         yield from self._waiting
-
-    def _check_declared(self, change: Change) -> None:
-        declared = self._resources.get(change.resource)
-        if declared is None:
-            raise UnknownResource(
-                f"feed {self.feed} declares no resource {change.resource!r}{_nearest(change.resource, self._resources)}"
-            )
-        if declared.fields is None:
-            return
-        for name in change.fields or ():
-            if name not in declared.fields:
-                raise UnknownField(
-                    f"resource {change.resource!r} of feed {self.feed} declares no field {name!r}"
-                    f"{_nearest(name, declared.fields)}"
-                )
 
     def give_up(self, why: str) -> list[Effect]:
         """Nobody will send any more: everything that is kept is of unknown outcome."""
@@ -282,6 +267,10 @@ class PublisherMachine:
         behind a commit would only wait at the leader instead, in more and smaller pieces."""
         if not self._waiting:
             return False
+        if self._waiting[0].number <= self._held:
+            # What is stored is in no hurry, and costs the leader a look into the log each time.
+            much = self._waiting_bytes >= self.settings.batch_bytes_aim or len(self._waiting) >= self._cut.most
+            return much or not self._sent
         most = self._in_flight_max
         if self._sent < max(1, most // 4):
             return True
@@ -293,16 +282,18 @@ class PublisherMachine:
         groups = [first]
         size, count, following = first.size, first.count, first.number + first.count
         aim = self.settings.batch_bytes_aim
-        if self._limits is not None:
-            aim = min(aim, self._limits.group_bytes_max)
-        # How an earlier run cut the numbers that the log already holds is not known: ask for each group by itself.
-        while waiting and not first.alone and first.number > self._held:
+        aim = aim if self._limits is None else min(aim, self._limits.group_bytes_max)
+        last, most = NUMBER_MAX, BATCH_CHANGES_MAX
+        if first.number <= self._held:
+            last, most = self._held, self._cut.most
+        while waiting and not first.alone:
             group = waiting[0]
             if (
                 group.alone
                 or group.number != following
+                or group.number + group.count - 1 > last
                 or size + group.size > aim
-                or count + group.count > BATCH_CHANGES_MAX
+                or count + group.count > most
             ):
                 break
             groups.append(waiting.popleft())
@@ -403,6 +394,8 @@ class PublisherMachine:
         for index in range(self._sent):
             self._flight[index].doubtful = True
         self._sent = 0
+        # What was asked for again (see _rest) was sent behind later numbers.
+        self._flight = deque(sorted(self._flight, key=lambda batch: batch.number))
         return self._resolve() if self._rejected else []
 
     # ---- answers
@@ -414,25 +407,22 @@ class PublisherMachine:
         if answer.number != batch.number:
             known = any(self._flight[i].number == answer.number for i in range(self._sent))
             return [self._broken(f"the answer to {answer.number} came before that to {batch.number}")] if known else []
-        if not answer.code:
-            if answer.count != batch.count:
-                return [
-                    self._broken(f"the answer to {answer.number} speaks of {answer.count} changes of {batch.count}")
-                ]
-            return self._stored(batch, answer)
-        error = refusal_of(answer)
-        if isinstance(error, OutcomeUnknown):
-            return self._held_somewhere(batch, error)
+        error = refusal_of(answer) if answer.code else None
+        if error is None or isinstance(error, OutcomeUnknown):
+            if answer.count == batch.count:
+                self._cut.whole(batch.count)
+            elif not self._rest(batch, answer.count):
+                what = f"the answer to {answer.number} speaks of {answer.count} changes of {batch.count}"
+                return [self._broken(what)]
+            return self._stored(batch, answer) if error is None else self._held_somewhere(batch, error)
         if isinstance(error, NumberReused):
             self._flight.popleft()
             self._sent -= 1
             return [*self._settle_all(batch.groups, error), *self._faulted(error, False)]
         if isinstance(error, Superseded | Forgotten | AcknowledgedLost):
             return self._faulted(error, False)
-        about_content = isinstance(error, Refused | UsageError) and not isinstance(
-            error, PublisherInUse | TooManyPublishers
-        )
-        if not about_content or (isinstance(error, NumberGap) and not self._rejected):
+        final = isinstance(error, Refused | UsageError) and not isinstance(error, PublisherInUse | TooManyPublishers)
+        if not final or (isinstance(error, NumberGap) and not self._rejected):
             # It cannot be decided there now, or the leader's numbers are not what I believe: ask anew.
             self.last_error = error
             return [Leave(error)]
@@ -440,6 +430,20 @@ class PublisherMachine:
         self._sent -= 1
         self._rejected.append((batch, error))
         return [] if self._sent else self._resolve()
+
+    def _rest(self, batch: Batch, count: int) -> bool:
+        """Only the first `count` changes are answered: the others, which the log holds too, are asked for again. False
+        if that cannot be: a batch that is new is stored whole."""
+        rest = batch.cut(count) if batch.last_number <= self._held else None
+        if not rest:
+            return False
+        self._cut.part(count)
+        waiting, overtaken = self._waiting, []
+        while waiting and waiting[0].number < rest[0].number:
+            overtaken.append(waiting.popleft())
+        waiting.extendleft(reversed(overtaken + rest))
+        self._waiting_bytes += sum(group.size for group in rest)
+        return True
 
     def _taken(self, batch: Batch) -> None:
         """The log holds (or held) the first batch in flight."""
@@ -546,7 +550,7 @@ class PublisherMachine:
                     rest.append(group)
         rest += self._waiting
         self._flight.clear()
-        self._waiting = deque(rest)
+        self._waiting = deque(sorted(rest, key=lambda group: group.number))
         self._waiting_bytes = sum(group.size for group in rest)
         self.incarnation = None
         self.last_receipt = None
@@ -593,8 +597,3 @@ class PublisherMachine:
             self.buffered_bytes -= group.bytes
             self.unacknowledged -= group.count
         return [Settled(tuple(groups))]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -111,7 +111,7 @@ MEANINGS: Final[dict[str, str]] = {
     "publish.sizes": "Number of changes of each group, in order; they add up to the number of changes.",
     "publish.changes": "The changes.",
     "answer.number": "Number of the `publish` that is answered.",
-    "answer.count": "How many changes it had.",
+    "answer.count": "How many changes this answers: all of them, but for a rerun that was cut elsewhere.",
     "answer.first": "Stored: position of its first change; the others follow it seq by seq, in the same epoch and "
     "term.",
     "answer.repeated": "true: the log held it already; an earlier try had arrived.",

@@ -121,16 +121,28 @@ class SyncLog:
             self.floor = Tail(gone.last_seq, gone.epoch, gone.term, gone.digest, gone.time)
         self.states = {name: s for name, s in self.states.items() if s.last_seq > self.floor.seq}
 
+    def behind(self, entry: Entry, size: int) -> list[Entry]:
+        """Like `FeedLog.read`: at least one entry, where there is one."""
+        found: list[Entry] = []
+        for following in self.held:
+            if following.seq > entry.seq and (not found or size >= following.bytes):
+                found.append(following)
+                size -= following.bytes
+        return found
+
     def reads(self, wanted: LookUp) -> dict[str, Any]:
         """What a LookUp wants read before its look."""
         who, incarnation = wanted.publisher, wanted.incarnation
         entry = self.find_batch(who, incarnation, wanted.number) if wanted.number else None
         before = self.find_batch(who, incarnation, wanted.after) if wanted.after and entry is None else None
+        end = self.find_batch(who, incarnation, wanted.end) if wanted.end and entry is None else None
         return {
             "state": self.states.get(who) if wanted.state else None,
             "last": self.last_number(who, incarnation) if wanted.last else None,
             "entry": entry,
             "before": before,
+            "end": end,
+            "behind": [] if entry is None or not wanted.end else self.behind(entry, wanted.size),
         }
 
     def facts(self, wanted: LookUp) -> Facts:

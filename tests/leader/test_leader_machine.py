@@ -172,10 +172,70 @@ def test_a_rerun_that_cut_its_lines_elsewhere_gets_the_receipts_of_the_very_byte
     assert len(bench.log.history) == 1
 
 
+def test_a_rerun_over_several_stored_batches_is_answered_as_far_as_their_positions_are_a_run(bench: Bench) -> None:
+    """So that a rerun may ask for many lines at once; the rest is asked for again. Whole groups only."""
+    bench.open("q", channel="q")
+    bench.publish(1, batch(1, "a", "b", "c", sizes=(1, 2)))
+    bench.publish(2, batch(4, "d", "e"))
+    bench.append()
+    bench.publish("foreign", batch(1, publisher="q", incarnation=2), channel="q")
+    bench.publish(3, batch(6, "f"))
+    bench.append()
+
+    bench.publish("from inside", batch(2, "b", "c", "d", sizes=(2, 1)))
+    bench.publish("up to a foreign one", batch(4, "d", "e", "f"))
+    bench.publish("the rest", batch(6, "f"))
+    bench.publish("other bytes", batch(1, "a", "b", "c", "d", "X", sizes=(1, 2, 1, 1)))
+    bench.publish("its rest", batch(5, "X"))
+    bench.publish("beyond the end", batch(6, "f", "g"))
+    bench.look()
+
+    told = {ticket: (answer.count, answer.first, answer.code) for ticket, answer in bench.answers.items()}
+    assert told["from inside"] == (3, at(2), "")
+    assert told["up to a foreign one"] == (2, at(4), "")
+    assert told["the rest"] == (1, at(7), "")
+    assert told["other bytes"] == (4, at(1), "")
+    assert told["its rest"][2] == told["beyond the end"][2] == "number-reused"
+    assert [bench.answers[ticket].repeated for ticket in ("from inside", "up to a foreign one", "the rest")] == [
+        True
+    ] * 3
+    assert len(bench.log.history) == 4
+
+
+def test_positions_of_two_terms_are_no_run(bench: Bench) -> None:
+    """One answer names one term: what the next leader stored is asked for by itself."""
+    bench.publish(1, batch(1))
+    bench.append()
+    later = Bench(bench.log)
+    later.open(incarnation=1)
+    later.publish(2, batch(2))
+    later.append()
+
+    later.publish("both", batch(1, "p-1", "p-2"))
+    later.look()
+
+    assert (later.answers["both"].count, later.answers["both"].first) == (1, at(1))
+
+
+def test_a_rerun_over_what_was_trimmed_finds_what_is_left(bench: Bench) -> None:
+    """Unknown is only what is gone: all of a batch whose end is gone too, else its first group."""
+    for number in (1, 3, 5):
+        bench.publish(number, batch(number, f"p-{number}", f"p-{number + 1}"))
+        bench.append()
+    bench.log.trim(4)
+    bench.publish("all gone", batch(1, "p-1", "p-2", "p-3"))
+    bench.publish("partly", batch(3, "p-3", "p-4", "p-5", "p-6"))
+    bench.look()
+
+    gone, partly = bench.answers["all gone"], bench.answers["partly"]
+    assert (gone.code, gone.count) == ("outcome-unknown", 3)
+    assert (partly.code, partly.count) == ("outcome-unknown", 1)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
-        batch(1, "a", "b", "X", sizes=(1, 2)),
+        batch(1, "X", "b", "c", sizes=(1, 2)),
         batch(1, "a", "b", "c", sizes=(3,)),
         batch(2, "b"),
         batch(3, "c", "d"),

@@ -72,6 +72,16 @@ def place_in(entry: Entry, sent: Batch) -> int | None:
     return None
 
 
+def middle(sent: Batch, begin: int, count: int) -> Batch:
+    """The groups of a batch after `begin` changes, `count` changes of them; it is an error if that cuts a group."""
+    ends = [sum(sent.sizes[: index + 1]) for index in range(len(sent.sizes))]
+    sizes = tuple(size for size, end in zip(sent.sizes, ends, strict=True) if begin < end <= begin + count)
+    assert sum(sizes) == count and begin in (0, *ends), "a group was cut"
+    payload = b"".join(split(sent.payload)[begin : begin + count])
+    number = sent.number + begin
+    return Batch(sent.publisher, sent.incarnation, number - 1, number, sizes, payload)
+
+
 @dataclass
 class Ask:
     """A batch that was sent: to whom, when, and what came back."""
@@ -90,9 +100,11 @@ class Watched(Sequencer):
 
     referee: Callable[[int, ChangefeedError], None]
 
-    def _refuse(self, request: Request, error: ChangefeedError, effects: list[Effect]) -> None:
+    def _refuse(
+        self, request: Request, error: ChangefeedError, effects: list[Effect], count: int | None = None
+    ) -> None:
         self.referee(request.ticket, error)
-        super()._refuse(request, error, effects)
+        super()._refuse(request, error, effects, count)
 
 
 @dataclass
@@ -118,6 +130,7 @@ class Cluster(RuleBasedStateMachine):
         self.made: dict[tuple[str, int], list[Batch]] = {}
         self.told_superseded: dict[tuple[str, int], int] = {}
         self.first_answers: set[tuple[str, int, int]] = set()
+        self.parts: list[str] = []
         self.denials: list[str] = []
         self.elect()
         for name in PUBLISHERS:
@@ -236,7 +249,9 @@ class Cluster(RuleBasedStateMachine):
 
     @precondition(lambda self: any(boss.channels for boss in self.bosses))
     @rule(
-        index=picks, what=st.sampled_from(["new"] * 4 + ["again"] * 3 + ["skip", "forged", "part", "gap"]), seed=picks
+        index=picks,
+        what=st.sampled_from(["new"] * 4 + ["again"] * 3 + ["skip", "forged", "part", "gap", "rerun"]),
+        seed=picks,
     )
     def send(self, index: int, what: str, seed: int) -> None:
         born = self.tick()
@@ -249,6 +264,8 @@ class Cluster(RuleBasedStateMachine):
 
     def compose(self, who: tuple[str, int], what: str, seed: int) -> Batch:
         made = self.made[who]
+        if what == "rerun" and made:
+            return self.rerun(who, made[seed % len(made) :], seed)
         if what in ("again", "forged", "part") and made:
             old = pick(made, seed)
             if what == "again":
@@ -266,6 +283,24 @@ class Cluster(RuleBasedStateMachine):
         if what != "gap":
             made.append(new)
         return new
+
+    @staticmethod
+    def rerun(who: tuple[str, int], run: list[Batch], seed: int) -> Batch:
+        """The same groups, cut elsewhere: from inside a batch over those that follow it without a skipped number."""
+        groups: list[tuple[int, list[bytes]]] = []
+        for old in run:
+            number, changes = old.number, split(old.payload)
+            for size in old.sizes:
+                groups.append((number, changes[:size]))
+                number, changes = number + size, changes[size:]
+        groups = groups[seed % run[0].count % len(run[0].sizes) :][: seed % 7 + 1]
+        kept = groups[:1]
+        for number, changes in groups[1:]:
+            if number == kept[-1][0] + len(kept[-1][1]):
+                kept.append((number, changes))
+        sizes = tuple(len(changes) for _, changes in kept)
+        payload = b"".join(data for _, changes in kept for data in changes)
+        return Batch(*who, kept[0][0] - 1, kept[0][0], sizes, payload)
 
     @precondition(lambda self: any(boss.channels for boss in self.bosses))
     @rule(index=picks)
@@ -380,9 +415,15 @@ class Cluster(RuleBasedStateMachine):
         else:
             # Only a connection that is not open is answered out of order, and only with "open again".
             assert answer.code == "not-current"
-        assert (answer.number, answer.count) == (sent.number, sent.count)
+        assert answer.number == sent.number
+        if answer.count != sent.count:
+            # A part is answered only of what is stored to its end: nothing new is ever cut.
+            assert sent.last_number <= self.last_of(sent.publisher, sent.incarnation)
+            assert answer.repeated or answer.code == "outcome-unknown"
+            sent = middle(sent, 0, answer.count)
+            self.parts.append("stored" if answer.repeated else "unknown")
         if not answer.code:
-            self.check_stored(ask, answer)
+            self.check_stored(sent, answer)
             return
         assert ask.refused == answer.code or (answer.code == "not-current" and not ask.refused)
 
@@ -406,16 +447,19 @@ class Cluster(RuleBasedStateMachine):
         else:
             assert code in {"number-gap", "number-reused", "log-full", "not-current"}
 
-    def check_stored(self, ask: Ask, answer: Answer) -> None:
+    def check_stored(self, sent: Batch, answer: Answer) -> None:
         """The receipt points at those very bytes, of that publisher, and only one try was the first."""
-        sent, first = ask.batch, answer.first
+        first = answer.first
         assert first is not None
-        entry = next(e for e in self.log.history if e.seq <= first.seq <= e.last_seq)
-        assert (entry.epoch, entry.term, self.log.lineage) == (first.epoch, first.term, first.lineage)
-        assert (entry.publisher, entry.incarnation) == (sent.publisher, sent.incarnation)
-        offset = place_in(entry, sent)
-        assert offset is not None
-        assert first.seq == entry.seq + offset
+        number, seq = sent.number, first.seq
+        while number <= sent.last_number:
+            entry = next(e for e in self.log.history if e.seq <= seq <= e.last_seq)
+            assert (entry.epoch, entry.term, self.log.lineage) == (first.epoch, first.term, first.lineage)
+            assert (entry.publisher, entry.incarnation) == (sent.publisher, sent.incarnation)
+            assert number - entry.number == seq - entry.seq
+            here = min(entry.last_seq - seq + 1, sent.last_number - number + 1)
+            assert place_in(entry, middle(sent, number - sent.number, here)) is not None
+            number, seq = number + here, seq + here
         if not answer.repeated:
             key = (sent.publisher, sent.incarnation, sent.number)
             assert key not in self.first_answers
@@ -479,7 +523,7 @@ def schedule(cluster: Cluster, random: Random, steps: int) -> None:
         cluster.end_append(index=index(), how=random.choice(ways))
 
     def send() -> None:
-        kinds = ["new"] * 6 + ["again"] * 4 + ["skip", "forged", "part", "gap"]
+        kinds = ["new"] * 7 + ["again"] * 4 + ["rerun"] * 4 + ["skip", "forged", "part", "gap"]
         cluster.send(index=index(), what=random.choice(kinds), seed=index())
 
     def open() -> None:
@@ -523,7 +567,9 @@ def test_long_schedules(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
             (a.answer.code or ("again" if a.answer.repeated else "stored")) for a in cluster.asks if a.answer
         )
         answers.update(cluster.denials)
+        answers.update(f"part: {what}" for what in cluster.parts)
     expected = {
+        "part: stored", "part: unknown",
         "stored", "again", "number-gap", "number-reused", "superseded", "log-full", "not-current", "outcome-unknown",
         "open: superseded", "open: forgotten", "open: bad-message", "open: not-current", "open: publisher-in-use",
     }  # fmt: skip

@@ -32,7 +32,8 @@ class ModelLeader:
     """The leader of one publisher process and its log. log[i] is the change with seq i + 1; resource "bad" is refused.
 
     newest: publisher id -> incarnation. last: incarnation -> the last number stored. stored: (incarnation, number) ->
-    seq and bytes. Incarnations are numbers of the feed, so one tells its publisher.
+    seq and bytes. entry: (incarnation, number) -> the first number of the batch that brought it. Incarnations are
+    numbers of the feed, so one tells its publisher.
     """
 
     full: bool = False
@@ -41,6 +42,7 @@ class ModelLeader:
     newest: dict[str, int] = field(default_factory=dict)
     last: dict[int, int] = field(default_factory=dict)
     stored: dict[tuple[int, int], tuple[int, bytes]] = field(default_factory=dict)
+    entry: dict[tuple[int, int], int] = field(default_factory=dict)
     in_flight_max: int = 16
 
     def open(self, request: Open) -> Opened | Fault:
@@ -69,6 +71,10 @@ class ModelLeader:
         held = [self.stored.get((incarnation, n)) for n in range(number, end + 1)]
         if any(one is not None for one in held) or end <= self.last[incarnation]:
             same = all(one is not None and one[1] == data for one, data in zip(held, changes, strict=True))
+            part = self._in_one_entry(incarnation, message)
+            if end <= self.last[incarnation] and 0 < part < count:
+                same = all(one[1] == data for one, data in zip(held[:part], changes, strict=False) if one is not None)
+                count = part
             if not same or held[0] is None:
                 return refuse("number-reused")
             return Answer(number, count, position(held[0][0]), True)
@@ -83,5 +89,16 @@ class ModelLeader:
         self.log += decoded
         for index, data in enumerate(changes):
             self.stored[incarnation, number + index] = (first + index, data)
+            self.entry[incarnation, number + index] = number
         self.last[incarnation] = end
         return Answer(number, count, position(first))
+
+    def _in_one_entry(self, incarnation: int, message: Publish) -> int:
+        """How many of its changes are in the batch that brought the first one, up to the end of a group."""
+        entry, count = self.entry.get((incarnation, message.number)), 0
+        for size in message.sizes:
+            numbers = range(message.number + count, message.number + count + size)
+            if any(self.entry.get((incarnation, n)) != entry for n in numbers):
+                break
+            count += size
+        return count

@@ -201,18 +201,6 @@ def test_a_named_publisher_goes_on_after_the_last_number_of_the_log() -> None:
     assert (group.number, publish.after, publish.number) == (101, 100, 101)
 
 
-def test_a_rerun_asks_for_each_known_number_and_batches_the_rest() -> None:
-    """How the first run cut its batches is not known; what is beyond the log's last number is new."""
-    machine = make(named=True)
-    connect(machine, last=3)
-    for number in range(1, 7):
-        submit(machine, f"line-{number}", number=number)
-    publishes = sent(machine)
-    assert [(one.after, one.number, one.sizes) for one in publishes] == [
-        (0, 1, (1,)), (1, 2, (1,)), (2, 3, (1,)), (3, 4, (1, 1, 1)),
-    ]  # fmt: skip
-
-
 def test_numbers_may_be_skipped_but_never_go_back() -> None:
     machine = make(named=True)
     connect(machine)
