@@ -182,7 +182,7 @@ class Elector:
 
     def link_closed(self, process: str) -> None:
         """An established link ended. By itself no evidence: the next attempt to connect tells."""
-        self._tell(self._machine.tick)
+        self._tell(self._machine.link_closed, process)
 
     def link_refused(self, process: str) -> None:
         """Connecting to that leader's URL was refused."""

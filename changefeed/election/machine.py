@@ -99,6 +99,10 @@ class Election(State):
         self.suspicion.up(now, process)
         self._decide(now)
 
+    def link_closed(self, now: float, process: str) -> None:
+        self.suspicion.closed(process)
+        self._decide(now)
+
     def link_beat(self, now: float, beat: PeerBeat) -> None:
         self.suspicion.beat(now, beat)
         self._hint(beat)
@@ -436,7 +440,8 @@ class Election(State):
             self.requests.wake(now, until)
             self.requests.wake(now, self.suspicion.serving_until())
         else:
-            self._contend(now, "start" if self.suspicion.record is None else "vacant")
+            last = self.suspicion.record
+            self._contend(now, "start" if last is None else "process-gone" if self.gone(last) else "vacant")
 
     def _decide_leaver(self, now: float, record: LeaderRecord) -> None:
         """A handover: the successor at once, anybody else only if it does not come."""

@@ -87,6 +87,11 @@ class Suspicion:
             self.heard_elsewhere = False
             self._restart()
 
+    def closed(self, process: str) -> None:
+        """The link to it ended. No evidence; but if its record vanishes too, nobody waits for it to come back."""
+        if self.concerns(process):
+            self._leading = False
+
     def lost(self, process: str, why: str) -> None:
         """Its URL refused, or answered as another process."""
         if self.concerns(process):

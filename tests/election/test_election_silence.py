@@ -222,11 +222,16 @@ def test_others_wait_a_moment_for_a_serving_leader_to_come_back() -> None:
 
 
 def test_nobody_waits_for_a_leader_that_resigned_or_died() -> None:
-    for state in ("following", "dead"):
+    for state in ("following", "dead", "closed"):
         bench = Bench().following()
-        if state == "dead":
+        if state == "closed":
+            bench.view(View(FEED, 5, 50, None)).none(fx.Read)
+            bench.tell("link_closed", "process-b").read(View(FEED, 5, 50, None))
+            assert bench.only(fx.Take).why == "vacant"
+        elif state == "dead":
             bench.tell("link_refused", "process-b").failed(fx.Challenge).wait(0.1)
-            bench.read(View(FEED, 5, 50, None)).only(fx.Take)
+            bench.read(View(FEED, 5, 50, None))
+            assert bench.only(fx.Take).why == "process-gone"
         else:
             bench.tell("link_beat", beat("b", "following"))
             bench.view(View(FEED, 5, 50, None)).read(View(FEED, 5, 50, None))
