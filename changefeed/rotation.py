@@ -1,7 +1,9 @@
 """Which server a client tries next, and how long it waits before. Pure: no clock, no randomness of its own.
 
 The first try after a loss is at once, at the next server: it hides a failover. Then come 0.1 s to 15 s with full jitter
-(a random share of a bound that doubles), so that 10,000 agents do not come back in one moment.
+(a random share of a bound that doubles with each round over all servers), so that 10,000 agents do not come back in one
+moment. The bound must not grow per try: with three servers that refuse, a second's outage would make a client stay away
+for ten.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ class Rotation:
         """Seconds to wait before the next try."""
         if self.attempts == 0:
             return 0.0
-        return roll * min(self._max_s, self._min_s * 2.0 ** min(self.attempts - 1, 40))
+        rounds = (self.attempts - 1) // max(len(self._servers), 1)
+        return roll * min(self._max_s, self._min_s * 2.0 ** min(rounds, 40))
 
     def trying(self) -> None:
         """A try begins: unless it leads to a connection that serves, the next one waits longer."""

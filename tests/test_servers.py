@@ -62,16 +62,30 @@ def rotation(*servers: str, roll: float = 0.0) -> Rotation:
     return made
 
 
-def test_the_first_retry_is_at_once_then_waits_grow_to_the_cap() -> None:
-    made = rotation("a", "b")
+def bounds_of(made: Rotation, tries: int) -> list[float]:
     bounds = []
-    for _ in range(12):
+    for _ in range(tries):
         bounds.append(made.delay(1.0))
         made.trying()
         made.choose()
+    return bounds
+
+
+def test_the_first_retry_is_at_once_then_waits_grow_to_the_cap() -> None:
+    made = rotation("a")
+
+    bounds = bounds_of(made, 12)
+
     assert bounds[:6] == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6]
     assert bounds[-1] == 15.0
     assert made.delay(0.0) == 0.0, "full jitter: any share of the bound"
+
+
+def test_waits_grow_with_each_round_over_all_servers() -> None:
+    """Three servers that refuse for a second must not make a client stay away for ten (seen: 14 s after a restart)."""
+    bounds = bounds_of(rotation("a", "b", "c"), 10)
+
+    assert bounds == [0.0, 0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.4, 0.4, 0.4]
 
 
 def test_only_a_connection_that_served_for_a_while_makes_the_next_try_at_once() -> None:
