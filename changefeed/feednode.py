@@ -336,6 +336,8 @@ class FeedNode:
                 nursery.cancel_scope.cancel()
 
     async def hand_over(self) -> None:
+        # A leader that is leaving too must not choose me. The heartbeat is made when it leaves, after the next line.
+        self._link.announce()
         await self.elector.hand_over()
 
 

@@ -38,6 +38,7 @@ class Handover:
         self.told = False
         self.successor: str | None = None
         self.asked_to_finish = False
+        self._leavers: set[str] = set()
         self._settings = settings
         self._list_at = now
         self._outcome = "resigned" if epoch else "nothing-to-hand-over"
@@ -79,10 +80,12 @@ class Handover:
             self._until = now
 
     def did_list(self, members: Mapping[str, Member], me: Member, feed: str, followers: Mapping[str, Report]) -> None:
-        """Choose: a live candidate of this feed other than me; of those one that I hear and whose log answers, and
-        among these the one that is furthest."""
+        """Choose: a live candidate of this feed other than me that is not known to be leaving itself; of those one that
+        I hear and whose log answers, and among these the one that is furthest."""
         able = [m for m in members.values() if m.candidate and m.process != me.process and m.name != me.name]
         able = [m for m in able if not m.feeds or feed in m.feeds]
+        leavers = {name for name, report in followers.items() if report.leaving} | self._leavers
+        able = [m for m in able if m.name not in leavers]
 
         def rank(member: Member) -> tuple[bool, int, str]:
             report = followers.get(member.name)
@@ -91,15 +94,28 @@ class Handover:
 
         self.successor = min(able, key=rank).name if able else ""
 
+    def heard(self, now: float, name: str, leaving: bool) -> None:
+        """A follower said whether it is leaving too. A successor that is does not take over: choose another one."""
+        if not leaving:
+            self._leavers.discard(name)
+            return
+        self._leavers.add(name)
+        if name == self.successor and self.phase in ("finishing", "marking", "waiting"):
+            self.successor = None
+            self._list_at = now
+            if self.phase != "finishing":
+                self._enter("marking", now + self._settings.suspect_after_s)
+                self._list_until = now + LIST_S
+
     def list_failed(self, now: float) -> None:
         self._list_at = now + LIST_AGAIN_S
 
-    def did_mark(self, now: float, marked: bool) -> None:
-        if self.phase == "marking":
-            if marked:
-                self._enter("waiting", now + 2 * self._settings.suspect_after_s + 1.0)
-            else:
-                self._over("overtaken")
+    def did_mark(self, now: float, marked: bool, successor: str) -> None:
+        """The record names that successor, or is not mine any more."""
+        if self.phase == "marking" and not marked:
+            self._over("overtaken")
+        elif self.phase == "marking" and successor == self.successor:
+            self._enter("waiting", now + 2 * self._settings.suspect_after_s + 1.0)
 
     def did_resign(self) -> None:
         if self.phase == "resigning":

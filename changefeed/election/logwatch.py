@@ -26,6 +26,7 @@ class Report:
     at: float
     log_ok: bool
     tail: int
+    leaving: bool = False
 
 
 class LogWatch:
@@ -71,7 +72,7 @@ class LogWatch:
         self.reports.pop(beat.name, None)
         while len(self.reports) >= REPORTS_MAX:
             self.reports.pop(next(iter(self.reports)))
-        self.reports[beat.name] = Report(now, beat.log_ok, 0 if beat.tail is None else beat.tail.seq)
+        self.reports[beat.name] = Report(now, beat.log_ok, 0 if beat.tail is None else beat.tail.seq, beat.leaving)
 
     # ---- judgement
 

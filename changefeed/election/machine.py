@@ -119,6 +119,8 @@ class Election(State):
 
     def follower_beat(self, now: float, beat: PeerBeat) -> None:
         self.log.heard(now, beat)
+        if self.handover is not None:
+            self.handover.heard(now, beat.name, beat.leaving)
         self._hint(beat)
         self._decide(now)
 
@@ -169,8 +171,8 @@ class Election(State):
                 self._event(now, epoch, "", "coordinator raised to the log" if outcome else "coordinator moved")
                 if outcome and self.won is not None:
                     self.won, self._why_again = None, "coordinator-behind"
-            case MarkLeaving() if self.handover is not None:
-                self.handover.did_mark(now, bool(outcome))
+            case MarkLeaving(successor=successor) if self.handover is not None:
+                self.handover.did_mark(now, bool(outcome), successor)
             case Resign() if self.handover is not None:
                 self.handover.did_resign()
         self._decide(now)

@@ -130,6 +130,13 @@ class Link:
         self.heard = float("-inf")  # trio time of the last beat of a serving leader
         self.connected_to = ""
         self._leader: FarLeader | None = None
+        self._queue = Outgoing()
+        self._beat_at = 0.0
+
+    def announce(self) -> None:
+        """Send a heartbeat now: what it says has changed. Does nothing while there is no link."""
+        self._beat_at = float("-inf")
+        self._queue.wake.set()
 
     async def run(self, record: LeaderRecord) -> None:
         """Follow the leader of this record until cancelled."""
@@ -162,7 +169,7 @@ class Link:
         tail = node.window.tail
         position = None if tail is None else tail.position(node.log.lineage)
         machine = FollowerEnd(record.process, node.log.lineage, position)
-        queue = Outgoing()
+        self._queue = queue = Outgoing()
         try:
             hello = PeerHello(node.name, node.instance, node.process, node.url, position)
             await _send(connection, hello, CONNECT_S)
@@ -188,15 +195,15 @@ class Link:
         return machine.met
 
     async def _write(self, connection: Connection, queue: Outgoing) -> None:
-        node, due = self._node, trio.current_time()
+        node, self._beat_at = self._node, trio.current_time()
         while True:
             message: AnyMessage | None = None
-            if trio.current_time() >= due:
-                due = trio.current_time() + node.settings.peer_heartbeat_s
+            if trio.current_time() >= self._beat_at:
+                self._beat_at = trio.current_time() + node.settings.peer_heartbeat_s
                 message = node.beat()
             message = message or queue.take()
             if message is None:
-                await queue.wait(due)
+                await queue.wait(self._beat_at)
             else:
                 await _send(connection, message, node.settings.stall_after_s)
 
