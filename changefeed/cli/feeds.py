@@ -23,14 +23,14 @@ async def run(values: Values, output: Output) -> int:
     return 0
 
 
-async def open_known(store: LogStore, feed: str) -> FeedLog:
-    """The log of a feed that must exist; raises UnknownFeed that names the nearest one."""
+async def open_known(store: LogStore, feed: str, *, check: bool = True) -> FeedLog:
+    """The log of a feed that must exist; raises UnknownFeed that names the nearest one. check: see LogStore.open."""
     check_feed_name(feed)
     known = await store.feeds()
     if feed not in known:
         there = f"; there are: {', '.join(known)}" if known else ""
         raise UnknownFeed(f"{store.url} holds no feed {feed!r}{hint(feed, known)}{there}")
-    return await store.open(feed, create=False)
+    return await store.open(feed, create=False, check=check)
 
 
 COMMAND = Command(name="feeds", run=run, options=(SERVER, TIMEOUT))

@@ -236,9 +236,10 @@ class LogStore(Protocol):
 
     url: str
 
-    async def open(self, feed: str, *, create: bool = True) -> FeedLog:
+    async def open(self, feed: str, *, create: bool = True, check: bool = True) -> FeedLog:
         """Open a feed's log, creating it with a random lineage if `create`. Checks what it can without reading
-        everything (the tail row against the last entry, the digest chain over the last 1,000 entries).
+        everything (the tail row against the last entry, the digest chain over the last 1,000 entries), unless told
+        not to: for whoever only walks it, to find the first fault.
         Raises UnknownFeed (not there and not `create`), LogUnavailable, LogDamaged, LogFormatUnknown."""
 
     async def feeds(self) -> list[str]:

@@ -176,7 +176,7 @@ class MemoryLogStore:
         self.world = World() if world is None else world
         self.hook: Hook | None = None
 
-    async def open(self, feed: str, *, create: bool = True) -> MemoryFeedLog:
+    async def open(self, feed: str, *, create: bool = True, check: bool = True) -> MemoryFeedLog:
         check_feed_name(feed)
         await trio.lowlevel.checkpoint()
         if self.hook is not None:

@@ -69,22 +69,22 @@ class SqliteLogStore:
         self._bells: dict[str, Bell] = {}
         self._limiter = trio.CapacityLimiter(1)
 
-    async def open(self, feed: str, *, create: bool = True) -> SqliteFeedLog:
+    async def open(self, feed: str, *, create: bool = True, check: bool = True) -> SqliteFeedLog:
         """See LogStore.open. Also raises BadUrl if the path is not a directory, and BadConfig on a network file
         system. Cancelled, it leaves nothing open."""
         check_feed_name(feed)
         file = FeedFile(self.directory, feed, self._settings, self._world)
-        await trio.to_thread.run_sync(self._open, file, create, limiter=self._limiter)
+        await trio.to_thread.run_sync(self._open, file, create, check, limiter=self._limiter)
         return SqliteFeedLog(file, self._bells.setdefault(feed, Bell()))
 
-    def _open(self, file: FeedFile, create: bool) -> None:
+    def _open(self, file: FeedFile, create: bool, check: bool) -> None:
         self._check_directory()
         try:
-            file.open(create)
+            file.open(create, check)
         except OSError as error:
             raise LogUnavailable(
-                f"the log's folder {self.directory} cannot be made or used: {error.strerror}; name one that can be "
-                "written with sqlite:PATH"
+                f"the log's folder {self.directory} cannot be made or used: {error.strerror}; write sqlite:PATH "
+                "with a folder that can be written"
             ) from error
 
     def _check_directory(self) -> None:

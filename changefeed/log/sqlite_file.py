@@ -101,8 +101,8 @@ class FeedFile:
 
     # ---- opening and closing
 
-    def open(self, create: bool) -> None:
-        """Open, and lay out if `create`; check the log's end. See LogStore.open for what it raises."""
+    def open(self, create: bool, check: bool = True) -> None:
+        """Open, and lay out if `create`; check the log's end if `check`. See LogStore.open for what it raises."""
         if create and not os.path.isdir(self.directory):
             os.makedirs(self.directory, exist_ok=True)
             sync_directory(os.path.dirname(os.path.abspath(self.directory)))
@@ -111,7 +111,8 @@ class FeedFile:
         try:
             self._lay_out(create)
             self._turn = Turn(os.path.join(self.directory, f"{self.feed}.turn"))
-            found = self._read(lambda connection: rows.check_opening(connection, self.feed))
+            look = rows.check_opening if check else rows.look
+            found = self._read(lambda connection: look(connection, self.feed))
         except BaseException:
             self.close()
             raise

@@ -509,4 +509,6 @@ def test_verify_tells_the_first_fault(tmp_path: Path) -> None:
     connection.close()
     done = run("verify", "vmapi", "--log", log)
     assert done.returncode == 1, done.stdout
-    assert "bytes do not match their digest" in done.stdout + done.stderr
+    (found,) = records(done.stdout)
+    assert found["whole"] is False and found["fault"]["seq"] == 1
+    assert "bytes do not match their digest" in found["fault"]["what"]
