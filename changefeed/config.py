@@ -145,7 +145,7 @@ def read_toml(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise BadConfig(f"cannot read the configuration {path}: {error.strerror}") from error
+        raise BadConfig(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is not TOML: {error}") from error
 
@@ -251,6 +251,8 @@ def parse_tunable(text: str) -> tuple[str, float | int]:
     name, equals, value = text.partition("=")
     if not equals:
         raise BadConfig(f"{text!r} must be NAME=VALUE, such as suspect_after=5s")
+    if name.strip().replace("-", "_").lower() not in tunables():
+        raise BadConfig(f"there is no setting {name!r}{hint(name, tunables())}")
     return tunable(name, value.strip(), name)
 
 
@@ -267,5 +269,5 @@ def parse_version(text: str) -> int:
 def _whole(text: str, low: int) -> int:
     number = int(text) if _DIGITS.match(text) else -1
     if not low <= number <= COUNT_MAX:
-        raise ValueError(f"write a whole number from {low} to {COUNT_MAX}")
+        raise ValueError(f"write a whole number from {low} to 2**63 - 1")
     return number

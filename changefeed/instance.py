@@ -21,6 +21,7 @@ from changefeed.coordination import Coordinator, Member
 from changefeed.coordination.urls import open_coordinator
 from changefeed.errors import (
     BadConfig,
+    BadUrl,
     ChangefeedError,
     ConnectionLost,
     InsecureListen,
@@ -423,6 +424,25 @@ def default_advertise(host: str, port: int) -> str:
     return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
 
+def check_feeds(feeds: Sequence[str]) -> None:
+    """Raise InvalidName or BadConfig unless these can be an instance's feeds."""
+    for feed in feeds:
+        check_feed_name(feed)
+    if not feeds:
+        raise BadConfig("name at least one feed")
+    twice = next((feed for index, feed in enumerate(feeds) if feed in feeds[:index]), None)
+    if twice is not None:
+        raise BadConfig(f"feed {twice!r} is named twice; name each feed once")
+
+
+def check_advertise(url: str) -> None:
+    """Raise BadUrl for what nobody could connect to."""
+    try:
+        parse_url(url)
+    except BadUrl as error:
+        raise BadUrl(f"--advertise (advertise=): {error}") from error
+
+
 def check_instance_name(name: str) -> str:
     if not name or len(name) > 64 or not all(c.isalnum() or c in "._-" for c in name):
         raise InvalidName(f"{name!r} cannot name an instance: use 1 to 64 letters, digits, '.', '-' or '_'")
@@ -464,15 +484,9 @@ async def open_instance(
     """
     settings, world = settings or Settings(), world or World()
     network = network or WebsocketNetwork(settings)
-    for feed in feeds:
-        check_feed_name(feed)
-    if not feeds:
-        raise BadConfig("name at least one feed")
-    twice = next((feed for index, feed in enumerate(feeds) if feed in feeds[:index]), None)
-    if twice is not None:
-        raise BadConfig(f"feed {twice!r} is named twice; name each feed once")
+    check_feeds(feeds)
     if advertise is not None:
-        parse_url(advertise)
+        check_advertise(advertise)
     host, port = parse_listen(listen)
     if not insecure and not is_loopback(host):
         raise InsecureListen(

@@ -65,7 +65,7 @@ def check_places(values: Values) -> None:
 
     for flag, url in (("--log", values.log), ("--coordinator", values.coordinator)):
         if url is not None and url.startswith("memory:"):
-            raise BadConfig(f"{flag} {url}: the demo's instances are processes of their own, and share no memory")
+            raise BadConfig(f"{flag} {url!r}: the demo's instances are processes of their own, and share no memory")
     if values.log is not None:
         open_log(values.log, values.settings)
     if values.coordinator is not None:

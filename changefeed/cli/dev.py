@@ -7,7 +7,7 @@ from typing import Final
 from changefeed.cli.command import Command, Values
 from changefeed.cli.demo import folder
 from changefeed.cli.output import Output
-from changefeed.config import Option, parse_count
+from changefeed.config import Option
 
 #: More than anybody needs to try things on.
 INSTANCES_MAX: Final = 26
@@ -24,10 +24,9 @@ async def run(values: Values, output: Output) -> int:
 
 
 def parse_instances(text: str) -> int:
-    count = parse_count(text)
-    if count > INSTANCES_MAX:
-        raise ValueError(f"at most {INSTANCES_MAX} are started")
-    return count
+    if not text.isdecimal() or not 1 <= int(text[:4]) <= INSTANCES_MAX:
+        raise ValueError(f"write a whole number from 1 to {INSTANCES_MAX}")
+    return int(text)
 
 
 COMMAND = Command(

@@ -74,7 +74,10 @@ def trimmed(batch: Batch) -> OutcomeUnknown:
 
 def superseded(publisher: str, incarnation: int, last: int | None) -> Superseded:
     held = "nothing of it is held any more" if last is None else f"its last number stored is {last}"
-    message = f"incarnation {incarnation} of publisher {publisher!r} has been superseded by a newer one; {held}"
+    message = (
+        f"incarnation {incarnation} of publisher {publisher!r} has been superseded by a newer one; {held}; to go on, "
+        "open without an incarnation"
+    )
     return Superseded(message, last)
 
 
@@ -86,7 +89,7 @@ def unknown_incarnation(publisher: str, incarnation: int, look: Look) -> Changef
         )
     return BadMessage(
         f"incarnation {incarnation} of publisher {publisher!r} was never given by this log (its counter stands at "
-        f"{look.incarnations}): the log was replaced by an older copy or another one"
+        f"{look.incarnations}): the log was replaced by an older copy or another one; open without an incarnation"
     )
 
 

@@ -45,7 +45,11 @@ def parse_url(url: str) -> Address:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except (ValueError, AttributeError, TypeError):
-        raise BadUrl(f"{url!r} is no URL; write ws://HOST:PORT or http://HOST:PORT") from None
+        raise BadUrl(
+            f"{url!r} is no URL of a host and a port (1 to 65535); write ws://HOST:PORT or http://HOST:PORT"
+        ) from None
+    if "://" not in url:
+        raise BadUrl(f"{url!r} is no URL; write ws://HOST:PORT or http://HOST:PORT")
     if parts.scheme in ("wss", "https"):
         raise BadUrl(f"{url!r}: TLS is not spoken yet; put a TLS proxy in front and write ws://HOST:PORT")
     if parts.scheme not in ("ws", "http"):

@@ -94,7 +94,9 @@ def decode(
     if record is None:
         if skip_unknown and type(kind) is str:
             return None
-        raise BadMessage(f"unknown message type {shown(kind)}" if "type" in plain else 'the message has no "type"')
+        wanted = "" if expect is None else f"; expected {_expected(expect)}"
+        what = f"unknown message type {shown(kind)}" if "type" in plain else 'the message has no "type"'
+        raise BadMessage(what + wanted)
     if expect is not None and not issubclass(record.cls, expect):
         raise BadMessage(f"a message of type {kind} cannot come now; expected {_expected(expect)}")
     try:
@@ -114,10 +116,12 @@ def decode(
 def _plain_of(data: bytes | str, subprotocol: str, bounds: Bounds) -> Any:
     as_text = subprotocol == JSON
     if as_text is not isinstance(data, str):
-        raise BadMessage(f"{subprotocol} needs {'text' if as_text else 'binary'} messages")
+        raise BadMessage(f"{subprotocol} needs {'text' if as_text else 'binary'} messages, got the other kind")
     limit = bounds.frame_bytes_max * (JSON_FACTOR if as_text else 1)
     if len(data) > limit:
-        raise FrameTooLarge(f"a message of {len(data)} bytes; the limit is {limit} (frame_bytes_max)")
+        raise FrameTooLarge(
+            f"a message of {len(data)} bytes; the limit is {limit} (frame_bytes_max): send less at once"
+        )
     if isinstance(data, str):
         return loads(data)
     whole(data)
