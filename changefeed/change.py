@@ -310,8 +310,10 @@ class FeedSettings:
     retention_count: int | None = None
     version: int = 0
 
-    def resource(self, name: str) -> Resource | None:
-        return next((r for r in self.resources if r.name == name), None)
+    @property
+    def declared(self) -> dict[str, Resource]:
+        """The declared resources by name."""
+        return {resource.name: resource for resource in self.resources}
 
     def check(self) -> None:
         """Raise BadConfig for what no log may keep: every publisher is told the declarations when it opens, so that one

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from changefeed.change import Change, Position, Resource
+from changefeed.declared import check_declared
 from changefeed.errors import (
     AcknowledgedLost,
     ChangefeedError,
@@ -39,7 +40,6 @@ from changefeed.errors import (
     TooManyPublishers,
     UsageError,
 )
-from changefeed.publisher.declared import check_declared
 from changefeed.publisher.groups import (
     GROUP_OVERHEAD,
     Batch,
@@ -144,8 +144,7 @@ class PublisherMachine:
         size = 0
         for change in changes:
             data = encode_change(change, change_max)
-            if self._resources:
-                check_declared(self.feed, change, self._resources)
+            check_declared(change.resource, change.fields, self._resources)
             size += len(data)
             encoded.append(data)
             if size > group_max or len(encoded) > BATCH_CHANGES_MAX:

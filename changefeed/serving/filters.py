@@ -7,11 +7,8 @@ may get more than it asked for, never less.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 from changefeed.change import FeedSettings, Filter
-from changefeed.errors import UnknownField, UnknownResource
+from changefeed.declared import check_declared
 from changefeed.wire.frames import Wanted
 
 
@@ -42,32 +39,4 @@ def check_filter(filter: Filter, declared: FeedSettings) -> None:
     with the nearest name, for one that the feed does not declare: it would never match, and nobody would notice."""
     filter.check()
     for name, fields in filter.resources.items():
-        check_declared(name, fields, declared)
-
-
-def _check_declared(name: str, fields: Iterable[str], declared: FeedSettings) -> None:
-    resource = declared.resource(name)
-    if resource is None:
-        raise UnknownResource(
-            f"the feed declares no resource {name!r}{_nearest(name, [known.name for known in declared.resources])}"
-        )
-    if resource.fields is not None:
-        for field in fields:
-            if field not in resource.fields:
-                raise UnknownField(
-                    f"the feed declares no field {field!r} of {name!r}{_nearest(field, resource.fields)}"
-                )
-
-
-def check_declared(name: str, fields: Iterable[str] | None, declared: FeedSettings) -> None:
-    """Raise UnknownResource or UnknownField for a change that the feed does not declare; no-op if it declares none."""
-    if declared.resources:
-        _check_declared(name, fields or (), declared)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, 1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; it declares {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else ""
+        check_declared(name, fields, declared.declared)

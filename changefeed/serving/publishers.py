@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from changefeed.batch import Batch
+from changefeed.declared import check_declared
 from changefeed.errors import (
     AppendOutcomeUnknown,
     BadMessage,
@@ -34,7 +35,6 @@ from changefeed.errors import (
 from changefeed.leader import Leader
 from changefeed.serving.desk import Desk, Slot, refused
 from changefeed.serving.feed import Feed, limits_of
-from changefeed.serving.filters import check_declared
 from changefeed.transport import Connection
 from changefeed.wire.changes import raw_heads
 from changefeed.wire.codec import answer_of, check_structure, decode, encode
@@ -206,8 +206,8 @@ class _Desk:
 
     def _check_declared(self, message: Publish) -> None:
         """Raise UnknownResource or UnknownField for a change that the feed does not declare."""
-        declared = self._feed.declared()
-        if not declared.resources:
+        declared = self._feed.declared().declared
+        if not declared:
             return
         for name, fields in {(head[0], head[3]) for head in raw_heads(message.payload, sum(message.sizes))}:
             check_declared(name, fields, declared)

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from changefeed.change import FeedSettings, Filter, Resource
+from changefeed.declared import check_declared
 from changefeed.errors import ChangefeedError, UnknownField, UnknownResource, UsageError
-from changefeed.serving.filters import check_declared, check_filter, compile_filter
+from changefeed.serving.filters import check_filter, compile_filter
 from changefeed.testing.strategies import filters
 
 names = st.sampled_from(["vm", "net", "disk"])
@@ -80,15 +81,15 @@ def test_filters_that_could_never_match_are_refused(
 
 def test_declared_names_pass() -> None:
     """Fields of a resource that declares none in particular are free."""
-    check_filter(Filter({"vm": ("state",), "network": ("anything",), "nic": ()}, frozenset({"a"})), DECLARED)
+    check_filter(Filter({"vm": ("state",), "network": ("anything",), "nic": ()}, frozenset({"a"})), DECLARED.declared)
 
 
 def test_changes_are_held_to_the_declaration_too() -> None:
     """What a feed does not declare cannot be published either."""
-    check_declared("vm", ("state",), DECLARED)
-    check_declared("vm", None, DECLARED)
-    check_declared("whatever", ("x",), FeedSettings())
+    check_declared("vm", ("state",), DECLARED.declared)
+    check_declared("vm", None, DECLARED.declared)
+    check_declared("whatever", ("x",), {})
     with pytest.raises(UnknownResource):
-        check_declared("vn", None, DECLARED)
+        check_declared("vn", None, DECLARED.declared)
     with pytest.raises(UnknownField):
-        check_declared("vm", ("state", "stat"), DECLARED)
+        check_declared("vm", ("state", "stat"), DECLARED.declared)
