@@ -272,7 +272,7 @@ class FeedNode:
             process=self.process,
         )
         self._term = term
-        logger.info("feed %s: %s leads in epoch %d (%s)", self.name, self.instance, fence.epoch, why)
+        logger.info("feed %s: leading in epoch %d, term %s (%s)", self.name, fence.epoch, fence.term, why)
         self.world.trace("elected", feed=self.name, instance=self.instance, epoch=fence.epoch, why=why)
         assert self._nursery is not None
         self._nursery.start_soon(self._run_term, term)
@@ -300,6 +300,8 @@ class FeedNode:
 
     def follow(self, record: LeaderRecord | None) -> None:
         if record != self._followed:
+            if record is not None and record.process != self.process:
+                logger.info("feed %s: following %s, the leader of epoch %d", self.name, record.name, record.epoch)
             self._followed = record
             self._retarget.set()
 

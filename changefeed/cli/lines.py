@@ -47,11 +47,13 @@ Tell = Callable[[int, Receipt | ChangefeedError], Awaitable[None]]
 
 @dataclass
 class Tally:
-    """acknowledged: lines with a receipt; repeated: those among them that the log had already; refused: the others."""
+    """acknowledged: lines with a receipt; repeated: those among them that the log had already. refused: nothing of them
+    is stored. unknown: that can no longer be told (they were trimmed)."""
 
     acknowledged: int = 0
     repeated: int = 0
     refused: int = 0
+    unknown: int = 0
 
 
 def receipt_to_json(receipt: Receipt) -> dict[str, Any]:
@@ -111,7 +113,8 @@ async def publish_lines(
     """Publish every line, and tell each one's receipt or refusal, in order. Blank lines are passed over.
 
     numbered: line n is number n. timeout_s: how long to wait for one answer. Raises what ended the publisher, with the
-    line where it is known; OutcomeUnknown if an answer does not come.
+    line where it is known; OutcomeUnknown if an answer does not come. An answer that tells that nothing can be known
+    any more (a rerun of what retention has trimmed) is told like the others.
     """
     tally = Tally()
     send, receive = trio.open_memory_channel[tuple[int, Pending | ChangefeedError]](AHEAD_MAX)
@@ -142,7 +145,10 @@ async def _submit_lines(
                 )
             except OF_THE_LINE as error:
                 submitted = error
-            await send.send((number, submitted))
+            try:
+                await send.send((number, submitted))
+            except trio.BrokenResourceError:
+                return  # who waits for the outcomes has ended, and says why
 
 
 async def _settle(
@@ -162,10 +168,14 @@ async def _settle(
         except Refused as error:
             result = error
         except OutcomeUnknown as error:
-            raise OutcomeUnknown(f"line {number}: {error}", error.pending) from error
+            if not submitted.done:
+                raise OutcomeUnknown(f"line {number}: {error}", error.pending) from error
+            result = error
     if isinstance(result, Receipt):
         tally.acknowledged += 1
         tally.repeated += result.repeated
+    elif isinstance(result, OutcomeUnknown):
+        tally.unknown += 1
     else:
         tally.refused += 1
     await tell(number, result)

@@ -19,12 +19,17 @@ from changefeed.errors import ChangefeedError
 
 #: A pipe that polls writable takes at least one page without blocking.
 _PIECE: Final = 4096
+#: To the beginning of the terminal's line, and remove what stands there.
+ERASE: Final = "\r\x1b[K"
 
 
 class Sink(Protocol):
     """Where bytes go. Raises BrokenPipeError when nobody reads any more."""
 
     def is_terminal(self) -> bool: ...
+
+    def columns(self) -> int:
+        """How wide the terminal is; 0 if that is not known."""
 
     async def write(self, data: bytes) -> None:
         """Returns when everything was handed to the operating system. Cancellation: a part may have been written."""
@@ -43,6 +48,12 @@ class FdSink:
 
     def is_terminal(self) -> bool:
         return os.isatty(self.fd)
+
+    def columns(self) -> int:
+        try:
+            return os.get_terminal_size(self.fd).columns
+        except OSError:
+            return 0
 
     async def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -129,15 +140,20 @@ class Output:
         """A remark beside the results, for people: to stderr, also when the results go into a pipe; not with --json."""
         if self.json:
             return
-        await self.progress("")
-        await self.err.write((text + "\n").encode(errors="backslashreplace"))
+        self._progress_shown = False
+        # Also over the terminal's echo of Ctrl-C.
+        await self.err.write(((ERASE if self.live else "") + text + "\n").encode(errors="backslashreplace"))
 
     async def progress(self, text: str) -> None:
-        """Replace the line of progress on a terminal; "" removes it."""
+        """Replace the line of progress on a terminal; "" removes it. What does not fit into one line is cut off, since
+        the rest of a line that wrapped would stay."""
         if not self.live or not (text or self._progress_shown):
             return
         self._progress_shown = bool(text)
-        await self.err.write(f"\r\x1b[K{text}".encode(errors="backslashreplace"))
+        columns = self.err.columns()
+        if 0 < columns <= len(text):
+            text = text[: columns - 2] + "…"
+        await self.err.write(f"{ERASE}{text}".encode(errors="backslashreplace"))
 
 
 def error_record(error: BaseException) -> dict[str, Any]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import Any
+
+import trio
 
 from changefeed.change import Change, Receipt
 from changefeed.cli.command import SERVER, TIMEOUT, Command, Positional, Values
 from changefeed.cli.output import Output, error_record, printable
 from changefeed.config import Option, parse_version
-from changefeed.errors import BadConfig, BadMessage, ChangefeedError
+from changefeed.errors import BadConfig, BadMessage, ChangefeedError, OutcomeUnknown
 
 #: Lines between two looks at the terminal.
 PROGRESS_EVERY = 100
+#: How long an interrupted command may take to say how far it came.
+TELL_S = 0.5
 
 
 async def run(values: Values, output: Output) -> int:
@@ -58,6 +63,7 @@ async def publish_one(values: Values, change: Change, output: Output) -> int:
 
 async def publish_stream(values: Values, output: Output) -> int:
     from changefeed.cli.lines import chunks_of, connect, publish_lines, receipt_to_json
+    from changefeed.cli.run import leaves
     from changefeed.publisher.driver import open_publisher
 
     fd = open_file(values.file)
@@ -74,17 +80,36 @@ async def publish_stream(values: Values, output: Output) -> int:
                 {"line": number, **record}, f"line {number}: {printable(record['message'])} ({record['error']})"
             )
         if told % PROGRESS_EVERY == 0 and not output.human:
-            await output.progress(f"{told} lines answered")
+            await output.progress(f"{count(told)} answered")
 
-    async with open_publisher(values.feed, values.server, name=values.publisher, settings=values.settings) as publisher:
-        await connect(publisher, values.timeout)
-        tally = await publish_lines(
-            publisher, chunks_of(fd), numbered=values.publisher is not None, timeout_s=values.timeout, tell=tell
-        )
+    name = values.publisher
+    try:
+        async with open_publisher(values.feed, values.server, name=name, settings=values.settings) as publisher:
+            await connect(publisher, values.timeout)
+            tally = await publish_lines(
+                publisher, chunks_of(fd), numbered=name is not None, timeout_s=values.timeout, tell=tell
+            )
+    except BaseException as error:
+        # A closed pipe ends quietly; who refused everything says so.
+        if any(isinstance(one, trio.Cancelled | OutcomeUnknown) for one in leaves(error)):
+            with trio.move_on_after(TELL_S, shield=True), suppress(OSError):
+                await output.note(
+                    f"{count(told)} answered; what was sent after them may be stored or not" + resume(name)
+                )
+        raise
     again = f", {tally.repeated} of them stored before" if tally.repeated else ""
     refused = f"; {tally.refused} refused" if tally.refused else ""
-    await output.note(f"{tally.acknowledged} lines acknowledged{again}{refused}")
-    return 1 if tally.refused else 0
+    unknown = f"; {tally.unknown} of unknown outcome" if tally.unknown else ""
+    await output.note(f"{count(tally.acknowledged)} acknowledged{again}{refused}{unknown}")
+    return 1 if tally.refused or tally.unknown else 0
+
+
+def count(lines: int) -> str:
+    return "1 line" if lines == 1 else f"{lines} lines"
+
+
+def resume(name: str | None) -> str:
+    return "" if name is None else f": run it again with --publisher {name}, and each line is stored once"
 
 
 def receipt_text(receipt: Receipt) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from changefeed.cli.command import Command, Positional, Values
-from changefeed.cli.output import Output
+from changefeed.cli.output import ERASE, Output
 from changefeed.config import DATA_DIR, DEFAULT_COORDINATOR, DEFAULT_LISTEN, DEFAULT_LOG, Option
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ async def run(values: Values, output: Output) -> int:
         ) as instance:
             nursery.start_soon(_announce, instance, values, output)
             await stop.wait()
-            await _say(output, {"event": "draining", "instance": instance.name}, "draining; once more ends at once")
+            erase = ERASE if caught[0] == signal.SIGINT and output.human else ""  # the terminal's ^C
+            text = f"{erase}draining; once more ends at once"
+            await _say(output, {"event": "draining", "instance": instance.name}, text)
             await instance.drain()
         nursery.cancel_scope.cancel()
     if len(caught) > 1:

@@ -88,7 +88,8 @@ def subscriber_line(subscriber: dict[str, Any]) -> str:
     behind = "" if lag is None else f", {lag} behind"
     line = f"{printable(str(subscriber.get('name', '?')))} at {subscriber['instance']}: {handled}{behind}"
     if not subscriber.get("connected", True):
-        line += f"; left {clock(subscriber['left'])}: {printable(str(subscriber.get('reason', '')))}"
+        reason = printable(str(subscriber.get("reason", "")))
+        line += f"; left {clock(subscriber['left'])}" + (f": {reason}" if reason not in ("", "left") else "")
     return line
 
 

@@ -232,11 +232,11 @@ class Elector:
         feed = self._feed
         match effect:
             case fx.StartTerm(fence, look, why):
-                logger.info("feed %s: leading epoch %d, term %s (%s)", feed, fence.epoch, fence.term, why)
+                logger.debug("feed %s: leading epoch %d, term %s (%s)", feed, fence.epoch, fence.term, why)
                 self._world.trace("term-start", feed=feed, epoch=fence.epoch, term=fence.term, why=why)
                 self._hooks.start_term(fence, look, why)
             case fx.EndTerm(epoch, why):
-                logger.info("feed %s: the term of epoch %d ends: %s", feed, epoch, why)
+                logger.debug("feed %s: the term of epoch %d ends: %s", feed, epoch, why)
                 self._world.trace("term-end", feed=feed, epoch=epoch, why=why)
                 self._hooks.end_term(why)
             case fx.Follow(record):

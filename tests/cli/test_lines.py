@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from cli_fakes import FakePublisher, line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from changefeed.change import Change, Position, Receipt
+from changefeed.change import Receipt
 from changefeed.cli import lines as under_test
 from changefeed.cli.lines import chunks_of, connect, numbered_lines, publish_lines
 from changefeed.errors import (
@@ -24,51 +24,6 @@ from changefeed.errors import (
     UnknownResource,
     Unreachable,
 )
-
-
-class FakePending:
-    """An outcome that the test decides, `delay` virtual seconds after the wait began."""
-
-    def __init__(self, result: Receipt | ChangefeedError, delay: float = 0) -> None:
-        self.result = result
-        self.delay = delay
-
-    async def wait(self) -> Receipt:
-        await trio.sleep(self.delay)
-        if isinstance(self.result, ChangefeedError):
-            raise self.result
-        return self.result
-
-
-class FakePublisher:
-    """Takes changes and answers with the next seq; `answers` and `refusals` by id decide otherwise."""
-
-    class status:
-        last_error = None
-        server = "ws://one:7557"
-
-    def __init__(self) -> None:
-        self.submitted: list[tuple[int | None, str]] = []
-        self.answers: dict[str, ChangefeedError] = {}
-        self.refusals: dict[str, ChangefeedError] = {}
-        self.delays: dict[str, float] = {}
-        self.ready = True
-
-    async def wait_ready(self) -> None:
-        if not self.ready:
-            await trio.sleep_forever()
-
-    async def submit(self, change: Change, *, number: int | None = None) -> FakePending:
-        await trio.lowlevel.checkpoint()
-        if change.id in self.refusals:
-            raise self.refusals[change.id]
-        self.submitted.append((number, change.id))
-        position = Position("0" * 16, 1, "0" * 8, len(self.submitted))
-        return FakePending(self.answers.get(change.id, Receipt(position, position)), self.delays.get(change.id, 0))
-
-
-def line(id: str) -> bytes:
-    return json.dumps({"resource": "vm", "id": id, "op": "update"}).encode() + b"\n"
 
 
 async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
@@ -120,6 +75,27 @@ async def test_each_line_gets_its_receipt_in_order(autojump_clock: trio.testing.
     tally, told = await published(publisher, line("a") + line("b"), line("c"))
     assert told == [(1, "seq 1"), (2, "seq 2"), (3, "seq 3")]
     assert (tally.acknowledged, tally.refused) == (3, 0)
+
+
+async def test_whoever_stops_listening_is_all_that_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many lines are on their way when nobody reads the receipts any more."""
+    monkeypatch.setattr(under_test, "AHEAD_MAX", 2)
+
+    async def tell(number: int, result: Receipt | ChangefeedError) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await publish_lines(FakePublisher(), pieces(line("a") * 10), numbered=False, timeout_s=10, tell=tell)  # type: ignore[arg-type]
+
+
+async def test_a_line_that_was_trimmed_is_told_and_the_rest_goes_on() -> None:
+    """A rerun reaches its new lines although retention has passed its first ones."""
+    publisher = FakePublisher()
+    publisher.answers["a"] = OutcomeUnknown("it was stored once and has been trimmed since")
+    tally, told = await published(publisher, line("a") + line("b"), numbered=True)
+    assert told == [(1, "outcome-unknown"), (2, "seq 2")]
+    assert (tally.acknowledged, tally.refused, tally.unknown) == (1, 0, 1)
 
 
 async def test_a_bad_line_is_told_with_its_number_and_the_rest_goes_on() -> None:

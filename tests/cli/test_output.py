@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 import trio.testing
+from cli_fakes import ListSink
 
 from changefeed.cli.output import (
     FdSink,
@@ -22,24 +23,6 @@ from changefeed.cli.output import (
 )
 from changefeed.errors import PositionTooOld
 from changefeed.settings import parse_duration, parse_size
-
-
-class ListSink:
-    """Keeps what was written. terminal: what it pretends to be."""
-
-    def __init__(self, terminal: bool = False) -> None:
-        self.terminal = terminal
-        self.data = b""
-
-    def is_terminal(self) -> bool:
-        return self.terminal
-
-    async def write(self, data: bytes) -> None:
-        await trio.lowlevel.checkpoint()
-        self.data += data
-
-    async def wait_closed(self) -> None:
-        await trio.sleep_forever()
 
 
 @pytest.fixture
@@ -83,6 +66,17 @@ async def test_remarks_and_progress_stay_out_of_the_results() -> None:
     await output.progress("1 of 2")
     await output.note("half-way")
     assert err.data == b""
+
+
+async def test_progress_stays_one_line_on_a_narrow_terminal(pipe: tuple[int, int]) -> None:
+    """The last column stays free: some terminals wrap there."""
+    err = ListSink(terminal=True)
+    err.width = 10
+    output = Output(out=ListSink(), err=err)
+    await output.progress("123456789")
+    await output.progress("1234567890")
+    assert err.data.decode() == "\r\x1b[K123456789\r\x1b[K12345678…"
+    assert FdSink(pipe[1]).columns() == 0
 
 
 async def test_a_slow_reader_does_not_block_the_loop(pipe: tuple[int, int]) -> None:
