@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from changefeed.demo.history import History, write_plan
 from changefeed.demo.records import Gauge, Records, now_ns
 from changefeed.errors import Unavailable
 from changefeed.testing.processes import ServeCluster, ServeProcess
+from changefeed.testing.tied import leash, tied
 
 FEED: Final = "demo"
 PUBLISHERS: Final = 3
@@ -58,14 +58,14 @@ class Child:
         self.name = name
         self.gauge = Gauge(folder / f"{name}.gauge")
         self.log = folder / f"{name}.log"
-        self._command = [sys.executable, "-m", module, json.dumps(given)]
+        self._command = tied(module, json.dumps(given))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                stdin=subprocess.DEVNULL,
+                stdin=leash(),
                 stdout=log,
                 stderr=log,
                 env=child_environment(),

@@ -1,7 +1,8 @@
 """Real `changefeed serve` processes on loopback: started, killed, frozen, thawed, asked. For tests, demo, dev, proofs.
 
 Everything is synchronous; call it from trio through `trio.to_thread.run_sync` where it may wait. Processes are stopped
-by process id, and each is in a session of its own so that a Ctrl-C meant for the parent does not reach it first.
+by process id, and each is in a session of its own so that a Ctrl-C meant for the parent does not reach it first. They
+do not outlive the process that started them (see tied.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from changefeed.errors import Unavailable
+from changefeed.testing.tied import leash, tied
 
 #: The names of a cluster's instances, and so how many there may be.
 INSTANCES: Final = "abcdefghijklmnopqrstuvwxyz"
@@ -52,7 +53,7 @@ class ServeProcess:
         self.url = f"ws://127.0.0.1:{self.port}"
         self.output = folder / f"{name}.log"
         self._command = [
-            *(sys.executable, "-m", "changefeed.cli", "serve", *feeds),
+            *tied("changefeed.cli", "serve", *feeds),
             *("--log", log, "--coordinator", coordinator, "--name", name),
             *("--listen", f"127.0.0.1:{self.port}", *flags),
         ]
@@ -75,7 +76,7 @@ class ServeProcess:
                 self._command,
                 stdout=output,
                 stderr=output,
-                stdin=subprocess.DEVNULL,
+                stdin=leash(),
                 env=self._env,
                 start_new_session=True,
             )

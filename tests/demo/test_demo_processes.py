@@ -103,7 +103,60 @@ def test_the_sandbox_runs_until_ctrl_c(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE_S) == 130
     assert not list(tmp_path.glob("changefeed-*"))
+    wait_gone(pids)
+
+
+def wait_gone(pids: list[int]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, "a process of the sandbox is left"
         time.sleep(0.05)
+
+
+def test_a_sandbox_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    """It cannot clean up; its instances notice that it is gone."""
+    env = {**clean_environment(), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([*CHANGEFEED, "dev", "--json"], stdout=subprocess.PIPE, text=True, env=env)
+    try:
+        ready = next_event(process, "ready")
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+    wait_gone([instance["pid"] for instance in ready["instances"].values()])
+
+
+def test_the_lines_that_the_sandbox_prints_work_when_pasted(tmp_path: Path) -> None:
+    """In a shell of its own, one after the other, as they stand there."""
+    env = {**clean_environment(), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([*CHANGEFEED, "dev"], stdout=subprocess.PIPE, text=True, env=env)
+    try:
+        assert process.stdout is not None
+        lines: list[str] = []
+        while len(lines) < 6:
+            line = process.stdout.readline()
+            assert line, "it ended"
+            if line.startswith("  "):
+                lines.append(line.strip())
+        server, tail, publish, status, kill, resume = lines
+        script = [
+            "set -eu",
+            server,
+            f"{tail} --count 1 > followed &",
+            "sleep 1",  # so that it follows before the next line; the sample publisher would do too
+            publish,
+            status,
+            "wait",
+            kill,
+            resume.replace("#", "--count 2 #"),
+            publish,
+        ]
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(script)], capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path, env=env
+        )
+        assert done.returncode == 0, done.stderr
+        assert len((tmp_path / "followed").read_text().splitlines()) == 1
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [sorted(record)[0] for record in told] == ["position", "feeds", "body", "body", "position"], done.stdout
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 130
