@@ -56,6 +56,9 @@ logger = logging.getLogger("changefeed.transport")
 #: Messages that the library holds for a task that does not receive; then it reads no more, and TCP holds the peer back.
 QUEUE_MESSAGES: Final = 1
 RECEIVE_BYTES: Final = 256 * 1024
+#: The library goes through all frames of what it has read without giving way: tens of thousands of empty ones would hold
+#: up everybody for a quarter of a second. A server reads less at once.
+SERVER_RECEIVE_BYTES: Final = 64 * 1024
 #: How long `aclose` waits for the peer's answer, and a plain HTTP peer may take to go.
 CLOSE_S: Final = 2.0
 HTTP_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -219,6 +222,8 @@ class WebsocketListener:
         self._subprotocols = subprotocols
         self._message_bytes_max = message_bytes_max
         self._settings = settings
+        self._refusals = 0
+        self._refusals_said = float("-inf")
 
     async def serve(self, handle: ConnectionHandler, http: HttpHandler) -> None:
         async with trio.open_nursery() as nursery:
@@ -249,7 +254,7 @@ class WebsocketListener:
         """One connection from accept to its end; only cancellation goes through."""
         peer, limits = _peer_name(stream), self._settings
         if self.connections.value >= limits.connections_max or self.handshakes.value >= limits.handshakes_max:
-            logger.warning("refused a connection of %s: %d are open", peer, self.connections.value)
+            self._refused(peer)
             _write_and_go(stream, _plain(503, "too many connections; try another instance, or later"))
             return
         with self.connections.one(), self.handshakes.one() as greeted:
@@ -260,6 +265,15 @@ class WebsocketListener:
                     stream.socket.close()
             except* Exception as group:
                 _log_ending(peer, group)
+
+    def _refused(self, peer: str) -> None:
+        """Log it, but at most one line a second: who connects again and again must not fill the disk with lines."""
+        self._refusals += 1
+        now = trio.current_time()
+        if now >= self._refusals_said + 1:
+            logger.warning("refused %d connections, the last one of %s: %d are open, %d of them have not said hello",
+                           self._refusals, peer, self.connections.value, self.handshakes.value)  # fmt: skip
+            self._refusals, self._refusals_said = 0, now
 
     async def _greet(
         self,
@@ -319,7 +333,7 @@ class WebsocketListener:
                     stream,
                     message_queue_size=QUEUE_MESSAGES,
                     max_message_size=self._message_bytes_max,
-                    receive_buffer_size=RECEIVE_BYTES,
+                    receive_buffer_size=SERVER_RECEIVE_BYTES,
                 )
                 ws = await proposal.accept(subprotocol=subprotocol)
                 stream.release()
