@@ -37,6 +37,9 @@ _JVM: Final = (
 )
 _WATCHDOG: Final = 'read _; while read pid; do kill -9 "$pid" 2>/dev/null; done < "$1"; rm -rf "$2"'
 
+#: Sizes of the ensembles that this process has started: a test run says at its end whether it had a real one.
+STARTED: list[int] = []
+
 
 class EnsembleError(RuntimeError):
     """The ensemble cannot be started or did not come up; the message says what is missing or what the servers said."""
@@ -120,6 +123,7 @@ class ZookeeperEnsemble:
             self._make()
             try:
                 self._launch_all(limit_s)
+                STARTED.append(self.size)
                 return
             except EnsembleError as error:
                 self.close()

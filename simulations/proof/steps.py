@@ -71,7 +71,7 @@ def clean_clone() -> Iterator[Row]:
             "exit 0",
             code == 0,
         )
-        servers = [line for line in text.splitlines() if "ZooKeeper ensemble of 3 servers" in line]
+        servers = [line for line in text.splitlines() if "ZooKeeper ensembles started" in line and "3 servers" in line]
         yield Row(
             "the tests started a real three-server ensemble",
             servers[0].strip() if servers else "no word of it",
