@@ -14,6 +14,7 @@ from trio._core import _run  # the scheduler's private parts: tests/simulation h
 
 from changefeed.leader import machine as leader_machine
 from changefeed.leader import refusals
+from changefeed.log.memory import Faults
 from changefeed.peer.far import FarLeader
 from changefeed.serving import driver as serving_driver
 from changefeed.serving.desk import Desk
@@ -45,6 +46,18 @@ class Freezer(trio.abc.Instrument):
             assert runq[-1] is task, "trio puts a task last into its queue before it says so"
             runq.pop()
             held.append(task)
+
+
+class DistantLog(Faults):
+    """A log whose calls take time, before and after their effect: so that much is under way when something breaks."""
+
+    def __init__(self, latency: Callable[[], float]) -> None:
+        super().__init__()
+        self._latency = latency
+
+    async def __call__(self, point: str, feed: str) -> None:
+        await trio.sleep(self._latency())
+        await super().__call__(point, feed)
 
 
 @contextmanager

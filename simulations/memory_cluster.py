@@ -27,12 +27,12 @@ from changefeed import open_instance
 from changefeed.coordination.memory import MemoryCoordination, MemoryCoordinator
 from changefeed.errors import AppendOutcomeUnknown, ChangefeedError, CoordinatorUnavailable
 from changefeed.instance import Instance
-from changefeed.log.memory import Faults, MemoryLogStore, MemoryPlace
+from changefeed.log.memory import MemoryLogStore, MemoryPlace
 from changefeed.ports import SeededEntropy, World
 from changefeed.settings import Settings
 from changefeed.transport.memory import MemoryNetwork
 from simulations.cluster_clients import FEED, Reader, Written, check, publish, readers, subscribe
-from simulations.cluster_parts import PROCESS, Freezer, Sightings, seeded_scheduler
+from simulations.cluster_parts import PROCESS, DistantLog, Freezer, Sightings, seeded_scheduler
 
 NAMES = ("a", "b", "c")
 WALL_START_MS = 1_700_000_000_000
@@ -104,8 +104,11 @@ class Cluster:
     def __post_init__(self) -> None:
         self.network = MemoryNetwork()
         self.place = MemoryPlace()
-        delays = random.Random(f"{self.seed}-net")
-        self.network.delay = lambda source, target: 0.0002 + 0.002 * delays.random() ** 3
+        # Half of the seeds are on a slow network, half on a slow log: what is under way then is what faults meet.
+        far = random.Random(f"{self.seed}-far")
+        delays, way_s = random.Random(f"{self.seed}-net"), far.choice((0.002, 0.1))
+        self.network.delay = lambda source, target: 0.0002 + way_s * delays.random() ** 3
+        self.log_s = far.choice((0.0, 0.02))
         waits = random.Random(f"{self.seed}-zk")
         self.coordination = MemoryCoordination(
             SeededEntropy(f"{self.seed}-coordination"),
@@ -113,7 +116,7 @@ class Cluster:
             answer_s=0.5,
             latency=lambda: 0.003 * waits.random(),
         )
-        self.faults: dict[str, Faults] = {}
+        self.faults: dict[str, DistantLog] = {}
         self.scopes: dict[str, trio.CancelScope] = {}
         self.drains: dict[str, trio.Event] = {}
         self.running: dict[str, Instance] = {}
@@ -140,7 +143,8 @@ class Cluster:
     async def run_instance(self, name: str) -> None:
         """One process: until it is killed or has drained."""
         store = MemoryLogStore(self.place, self.settings, world=self.world(name))
-        faults = self.faults[name] = Faults()
+        lags = random.Random(f"{self.seed}-log-{name}-{self.starts}")
+        faults = self.faults[name] = DistantLog(lambda: self.log_s * lags.random() ** 2)
         store.hook = faults
         coordinator = self.participants[name] = self.coordination.coordinator(alive=self.dead)
         self.drains[name] = trio.Event()
@@ -177,6 +181,15 @@ class Cluster:
             self.running.pop(name, None)
             self.scopes.pop(name).cancel()
             self.freezer.thaw(name)
+
+    def cut_off(self, client: str) -> None:
+        """No instance can be reached from there any more, and nobody is told."""
+        for name in NAMES:
+            self.network.cut(client, name)
+
+    def let_in(self, client: str) -> None:
+        for name in NAMES:
+            self.network.heal(client, name)
 
     async def freeze(self, name: str, lasts: float) -> None:
         """As SIGSTOP, and SIGCONT after a while. ZooKeeper hears nothing of it meanwhile."""

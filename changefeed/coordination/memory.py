@@ -131,6 +131,11 @@ class MemoryCoordination:
         self.id = self.entropy.token(8)
         self._settle()
 
+    def put_epoch(self, feed: str, epoch: int) -> None:
+        """A feed's epoch as an older copy of the data has it: epochs that were taken will be given again."""
+        self._set_epoch(self._feed(feed), epoch)
+        self._settle()
+
     def delete_leader(self, feed: str) -> None:
         """Somebody deletes the leader record by hand; the session of its holder lives on."""
         self._feed(feed).leader = None
