@@ -333,11 +333,17 @@ class _Served:
             if message is None and (changed or now >= due):
                 said, due = node.serving(), now + settings.peer_heartbeat_s
                 message = node.beat()
+                self._forget_lost()
             message = message or queue.take() or self._entries()
             if message is None:
                 await queue.wait(due)
             else:
                 await _send(self._connection, message, settings.stall_after_s)
+
+    def _forget_lost(self) -> None:
+        """Channels of terms that are over are not closed by the follower: nobody is there to be told."""
+        for number in [number for number, (leader, _) in self._channels.items() if leader.lost.is_set()]:
+            del self._channels[number]
 
     def _entries(self) -> Entries | None:
         """What the follower's window wants next."""

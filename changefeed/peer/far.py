@@ -93,7 +93,6 @@ class FarLeader:
         self._machine = machine
         self._queue = queue
         self._numbers: dict[str, int] = {}
-        self._next = 0
         #: Per channel, what has no answer yet: whom to tell, and the bytes.
         self._unanswered: dict[int, deque[tuple[Answered, int]]] = {}
         self._bytes = 0
@@ -106,12 +105,10 @@ class FarLeader:
         if self.lost.is_set():
             raise NotCurrent("the leader was lost; ask again")
         self.close(channel)
-        self._next += 1
-        number = self._numbers[channel] = self._next
+        number = self._numbers[channel] = self._machine.open_sent()
         self._unanswered[number] = deque()
         send, receive = trio.open_memory_channel[OpenSettled](1)
         self._opens[number] = send
-        self._machine.open_sent(number)
         self._queue.put(PeerOpen(number, request))
         try:
             async for settled in receive:

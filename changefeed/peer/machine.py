@@ -6,7 +6,8 @@
   it: what it has not answered by then is of unknown outcome, and is opened and sent again.
 - Entries are accepted only right behind the window's tail, or into a window that begins anew at `after`. A position of
   another lineage, or one that contradicts the window, breaks the link: the log was replaced under one of the two.
-- An answer that matches no waiting request is dropped (a reply must name what it answers).
+- An answer that matches no waiting request is dropped (a reply must name what it answers). Channels are numbered per
+  connection, over all terms: an answer of an earlier term can never be taken for one of the next.
 
 FollowerEnd: `received(message)` returns effects in the order in which the driver performs them.
 """
@@ -105,6 +106,7 @@ class FollowerEnd:
     """The follower's end of one connection.
 
     expected: the process that is looked for. lineage: of my log. tail: my window's tail, None if it is empty.
+    channels: how many were numbered.
     """
 
     expected: str
@@ -112,6 +114,7 @@ class FollowerEnd:
     tail: Position | None
     met: bool = False
     leads: tuple[int, str] | None = None
+    channels: int = 0
     opening: set[int] = field(default_factory=set)
     waiting: dict[int, deque[int]] = field(default_factory=dict)
 
@@ -181,9 +184,12 @@ class FollowerEnd:
         self.tail = last
         return [*effects, Visible(entries)]
 
-    def open_sent(self, channel: int) -> None:
-        self.opening.add(channel)
-        self.waiting[channel] = deque()
+    def open_sent(self) -> int:
+        """An Open is being sent; returns the number of its channel."""
+        self.channels += 1
+        self.opening.add(self.channels)
+        self.waiting[self.channels] = deque()
+        return self.channels
 
     def publish_sent(self, channel: int, number: int) -> None:
         self.waiting.setdefault(channel, deque()).append(number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -41,9 +43,10 @@ def settings(**changed: Any) -> Settings:
 class StubLeader:
     """A leader that takes what a test lets it take."""
 
-    name, epoch, term = "leader", 3, TERM
+    name, term = "leader", TERM
 
     def __init__(self) -> None:
+        self.epoch = 3
         self.lost = trio.Event()
         self.room = trio.Event()
         self.openable = trio.Event()
@@ -56,7 +59,7 @@ class StubLeader:
             raise PublisherInUse("another one is open")
         await self.openable.wait()
         self.sessions[channel] = request.session
-        return Opened("vmapi", "leader", "p", "leader", 3, 1, 0, LIMITS)
+        return Opened("vmapi", "leader", "p", "leader", self.epoch, 1, 0, LIMITS)
 
     async def publish(self, channel: str, batch: Batch, answered: Answered) -> None:
         await self.room.wait()
@@ -160,6 +163,7 @@ async def linked(prepare: Callable[[Linked], None] | None = None, **changed: Any
     leader.window.begin(look.tail)
     follower = StubNode("follower", followers_log, network.host("follower"), chosen)
     both = Linked(leader, follower, faults, office)
+    del office
     if prepare is not None:
         prepare(both)
     listener = await leader.network.listen("leader", 1, subprotocols=(PEER,), message_bytes_max=2**24)
@@ -357,3 +361,54 @@ async def test_answers_of_a_term_arrive_before_the_word_that_it_ended(autojump_c
         await trio.sleep(0.1)
         assert far.lost.is_set()
         assert answers == list(range(1, 9))
+
+
+async def test_a_publisher_never_gets_the_answer_to_anothers_open(autojump_clock: Any) -> None:
+    """The simulation's seed 487: a leader that was elected anew answered an Open of its last term late, over the same
+    link, and it was taken for the answer to another publisher's: receipts seemed lost, and an incarnation ended."""
+    async with linked() as both:
+        await both.follower.has_far.wait()
+        before, first = both.follower.far, both.office
+
+        async def opens_under_the_old_term() -> None:
+            with pytest.raises(NotCurrent):
+                await before.open(Open("vmapi", "p", "s"), "c")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opens_under_the_old_term)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            second = StubLeader()
+            second.epoch = 4
+            second.sessions.clear()
+            both.leader.leader = second
+            both.follower.has_far = trio.Event()
+            both.leader.changed.notify()
+            await both.follower.has_far.wait()
+        opened: list[Opened] = []
+
+        async def opens_under_the_new_term() -> None:
+            opened.append(await both.follower.far.open(Open("vmapi", "q", "s"), "d"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opens_under_the_new_term)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            first.openable.set()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert opened == []
+            second.openable.set()
+        assert opened[0].epoch == 4
+
+
+async def test_a_link_keeps_nothing_of_terms_that_are_over(autojump_clock: Any) -> None:
+    """Their leaders would be held for as long as the link lives."""
+    async with linked() as both:
+        both.office.openable.set()
+        await both.follower.has_far.wait()
+        await both.follower.far.open(Open("vmapi", "p", "s"), "c")
+        gone = weakref.ref(both.office)
+        both.office.lost.set()
+        both.office = both.leader.leader = StubLeader()
+        both.leader.changed.notify()
+        await trio.sleep(1)
+        gc.collect()
+        assert gone() is None

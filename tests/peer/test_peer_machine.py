@@ -74,7 +74,7 @@ def test_who_does_not_say_who_it_is_breaks_the_link(message: Any) -> None:
 
 def test_a_far_leader_ends_with_its_epoch_even_in_the_same_process() -> None:
     end = met()
-    end.open_sent(1)
+    assert end.open_sent() == 1
     end.publish_sent(1, 1)
 
     effects = end.received(beat(epoch=4, tail=at(5)))
@@ -120,7 +120,7 @@ def test_entries_of_another_log_break_the_link() -> None:
 
 def test_an_answer_must_name_the_oldest_waiting_batch_of_its_channel() -> None:
     end = met()
-    end.open_sent(1)
+    assert end.open_sent() == 1
     end.publish_sent(1, 1)
     end.publish_sent(1, 5)
 
@@ -133,7 +133,7 @@ def test_an_answer_must_name_the_oldest_waiting_batch_of_its_channel() -> None:
 
 def test_an_open_is_settled_once_and_only_if_somebody_waits() -> None:
     end = met()
-    end.open_sent(1)
+    assert end.open_sent() == 1
     fault = Fault("superseded", "newer", False)
 
     assert end.received(PeerOpened(1, None, fault)) == [OpenSettled(1, None, fault)]
@@ -142,7 +142,7 @@ def test_an_open_is_settled_once_and_only_if_somebody_waits() -> None:
 
 def test_a_closed_channel_gets_no_answers() -> None:
     end = met()
-    end.open_sent(1)
+    assert end.open_sent() == 1
     end.publish_sent(1, 1)
     end.channel_closed(1)
 
@@ -199,3 +199,15 @@ def test_a_followers_window_never_has_a_hole_or_a_repeat(data: st.DataObject) ->
                 visible += [one.seq for one in effect.entries]
     dense = list(range(visible[0], visible[0] + len(visible))) if visible else []
     assert visible == dense
+
+
+def test_an_answer_of_an_earlier_term_is_not_taken_for_one_of_the_next() -> None:
+    """Channels go on being numbered when the peer leads again: else a publisher could get another one's numbers."""
+    end = met()
+    first = end.open_sent()
+    end.received(beat("following", epoch=0))
+    end.received(beat(epoch=4))
+    second = end.open_sent()
+    assert second != first
+    assert end.received(PeerOpened(first, None, Fault("not-current", "late", True))) == []
+    assert kinds(end.received(PeerOpened(second, None, Fault("not-current", "now", True)))) == [OpenSettled]
