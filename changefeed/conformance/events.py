@@ -16,6 +16,9 @@ from changefeed.wire.messages import Events
 
 #: Long enough to notice a heartbeat that is missing, and a client that calls a living server dead.
 WATCH_S: Final = max(DEAD_S + HEARTBEAT_S, 2 * HEARTBEAT_S + GRACE_S + 1.0)
+#: Announced where a single message may take long on a busy machine, in seconds.
+SLOW_DEAD_S: Final = 25.0
+
 
 # ---- events and positions
 
@@ -213,7 +216,7 @@ async def groups(stage: Stage) -> None:
 
 async def large(stage: Stage) -> None:
     """A message may be as large as `frame_bytes_max` allows."""
-    talk = await stage.begin(8)
+    talk = await stage.begin(8, dead_s=SLOW_DEAD_S)
     await talk.say(frame(0, 8, *range(1, 9), size=1_000_000))
     await stage.printed(1, 2, 3, 4, 5, 6, 7, 8)
 

@@ -44,12 +44,12 @@ async def grade(scenario: Scenario, command: Sequence[str], patience_s: float = 
             async with open_stage(command, Path(folder), patience_s) as stage:
                 try:
                     await scenario(stage)
+                except* ConnectionLost as lost:
+                    raise await stage.left(_first(lost)) from None
                 finally:
                     stderr = stage.client.stderr
         except* Failed as failed:
             problem = str(_first(failed))
-        except* ConnectionLost as lost:
-            problem = problem or f"it left a connection on which nothing was wrong ({_first(lost)})"
         except* BadConfig as bad:
             mistake = _first(bad)
     if mistake is not None:

@@ -69,16 +69,17 @@ class Relay:
             self._placeholder.close()
 
     async def _serve(self, near: trio.SocketStream) -> None:
+        refuse = self.refuse
         self.tries += 1
         self._moved()
         try:
             async with near:
-                if self.refuse == "http":
+                if refuse == "http":
                     await near.receive_some()
                     await near.send_all(UNAVAILABLE)
-                elif self.refuse == "hang":
+                elif refuse == "hang":
                     await trio.sleep_forever()
-                elif not self.refuse:
+                elif not refuse:
                     await self._pass(near)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # either end may go at any moment

@@ -37,14 +37,12 @@ GRACE_S: Final = 1.5
 SAVED_S: Final = 2.0
 
 _SETTINGS: Final = Settings()
-_LIMITS: Final = Limits(
-    _SETTINGS.change_bytes_max,
-    _SETTINGS.group_bytes_max,
-    _SETTINGS.frame_bytes_max,
-    _SETTINGS.in_flight_max,
-    HEARTBEAT_S,
-    DEAD_S,
-)
+
+
+def limits(dead_s: float) -> Limits:
+    """What the server announces."""
+    bounds = (_SETTINGS.change_bytes_max, _SETTINGS.group_bytes_max, _SETTINGS.frame_bytes_max)
+    return Limits(*bounds, _SETTINGS.in_flight_max, HEARTBEAT_S, dead_s)
 
 
 class Talk:
@@ -109,10 +107,10 @@ class Talk:
 
     # ---- what it is told
 
-    async def welcome(self, position: int | Position, head: int) -> None:
-        """Subscribed; then beats until the connection ends."""
+    async def welcome(self, position: int | Position, head: int, dead_s: float = DEAD_S) -> None:
+        """Subscribed; then beats until the connection ends. dead_s: announced as heartbeat_dead_s."""
         where = position if isinstance(position, Position) else at(position)
-        await self.say(Subscribed(FEED, "script", "01", where, at(head), "script", EPOCH, _LIMITS))
+        await self.say(Subscribed(FEED, "script", "01", where, at(head), "script", EPOCH, limits(dead_s)))
         self._stage.nursery.start_soon(self._beat, head)
 
     async def _beat(self, head: int) -> None:
@@ -219,12 +217,12 @@ class Stage:
         self.client.env["CHANGEFEED_URL"] = ",".join(servers or (self.relay.url,))
         await self.client.start(self.nursery)
 
-    async def begin(self, head: int, *servers: str) -> Talk:
+    async def begin(self, head: int, *servers: str, dead_s: float = DEAD_S) -> Talk:
         """Start the program, and take it in at the beginning."""
         await self.start_client(*servers)
         talk = await self.accept()
         talk.expect_beginning()
-        await talk.welcome(0, head)
+        await talk.welcome(0, head, dead_s)
         return talk
 
     async def handle(self, connection: Connection, request: Request) -> None:
@@ -247,10 +245,16 @@ class Stage:
 
     # ---- what is waited for
 
-    async def until(self, condition: Callable[[], bool], failure: Callable[[], str], also_dead: bool = False) -> None:
+    async def until(
+        self,
+        condition: Callable[[], bool],
+        failure: Callable[[], str],
+        also_dead: bool = False,
+        within_s: float | None = None,
+    ) -> None:
         """Until the condition is true. Raises Failed with what `failure` says, also when the client has ended, unless
-        the condition may become true all the same (also_dead)."""
-        with trio.move_on_after(self.patience_s):
+        the condition may become true all the same (also_dead). within_s: instead of `patience_s`."""
+        with trio.move_on_after(self.patience_s if within_s is None else within_s):
             while not condition():
                 if self.client.status is not None and not also_dead:
                     raise Failed(f"{failure()}; it had ended with exit status {self.client.status}")
@@ -258,7 +262,7 @@ class Stage:
             return
         raise Failed(failure())
 
-    async def accept(self, why: str = "it should have connected") -> Talk:
+    async def accept(self, why: str = "it should have connected", within_s: float | None = None) -> Talk:
         """The client's next connection, with its Subscribe."""
         tries = self.relay.tries + self.other.tries
 
@@ -267,12 +271,14 @@ class Stage:
             came = f"only {more} connections without a subscribe" if more else "no connection"
             return f"{why}; {came} came"
 
-        await self.until(lambda: bool(self._arrived), failure)
+        await self.until(lambda: bool(self._arrived), failure, within_s=within_s)
         return self._arrived.pop(0)
 
-    async def again(self, position: int | Position, why: str = "it should have connected again") -> Talk:
+    async def again(
+        self, position: int | Position, why: str = "it should have connected again", within_s: float | None = None
+    ) -> Talk:
         """The client's next connection, which must resume at that position."""
-        talk = await self.accept(why)
+        talk = await self.accept(why, within_s)
         talk.expect_position(position)
         return talk
 
@@ -303,6 +309,15 @@ class Stage:
         if self.client.status is None:
             raise Failed(f"it connected again; it should have stopped: {why}")
         return self.client.status
+
+    async def left(self, lost: BaseException) -> Failed:
+        """What is to be said of a client that left while the scenario talked to it; perhaps because it ended."""
+        with trio.move_on_after(1.0):
+            while self.client.status is None:
+                await self.changed.wait()
+        ended = self.client.status
+        more = "" if ended is None else f"; it had ended with exit status {ended}"
+        return Failed(f"it left a connection on which nothing was wrong ({lost}){more}")
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone and all that it printed was read."""

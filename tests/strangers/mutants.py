@@ -150,6 +150,8 @@ MUTANTS = (
         "it said nothing for",
         SILENCE,
         SILENCE + "      saying?.refresh();\n",
+        "limits.heartbeat_s * 1000 * 0.8",
+        "limits.heartbeat_s * 1000 * 3",
     ),
     mutant(
         "takes a quiet feed for dead",
