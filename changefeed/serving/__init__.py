@@ -10,6 +10,7 @@ frames_cache.py  what sessions with equal filters share: runs, encoded frames (p
 registry.py      who subscribes, what they handled, who left and why
 desk.py          a publisher's connection: batches under way, answers in order, the loss of a leader (pure)
 publishers.py    the tasks of one publisher's connection: Open, Publish -> the leader -> Answer
+large.py         what is large is decoded and encoded beside the event loop, one at a time
 closing.py       how a session ends: a Fault, then the error's close code
 http.py          /healthz /readyz /feeds /status
 """

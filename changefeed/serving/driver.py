@@ -7,6 +7,7 @@ holds is constant: a position, and the frame that is being sent. TCP is the back
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -26,9 +27,11 @@ from changefeed.errors import (
 from changefeed.log import Look
 from changefeed.serving.feed import Feed, limits_of
 from changefeed.serving.filters import check_filter, compile_filter
+from changefeed.serving.large import LARGE_BYTES, in_turn
 from changefeed.serving.machine import End, Read, Send, Session, Sight, Verify, Wait, admit, group_start
 from changefeed.serving.registry import Subscriber
 from changefeed.transport import Connection
+from changefeed.wire import MSGPACK
 from changefeed.wire.codec import SUBSCRIBER_BYTES_MAX, check_size, decode, encode
 from changefeed.wire.frames import run_of
 from changefeed.wire.messages import Beat, Events, Handled, Redirect, Run, Subscribe, Subscribed
@@ -98,6 +101,12 @@ async def _refusal(position: Position, feed: Feed) -> ChangefeedError:
 
 def _draining(feed: Feed) -> ChangefeedError:
     return Draining(f"instance {feed.instance} is shutting down; subscribe at another")
+
+
+async def _encode_events(message: Events, subprotocol: str) -> bytes | str:
+    if subprotocol == MSGPACK or sum(len(run.payload) for run in message.runs) <= LARGE_BYTES:
+        return encode(message, subprotocol)
+    return await in_turn(partial(encode, message, subprotocol))
 
 
 # ---- one subscription
@@ -170,7 +179,7 @@ class _Served:
             now = trio.current_time()
             match session.step(now, self._sight(now)):
                 case Send(message):
-                    await self._send(self._encoded(message))
+                    await self._send(await self._encoded(message))
                     if isinstance(message, Redirect):
                         self._feed.subscribers.redirected(self._name, now)
                     self._subscriber.sent = session.told
@@ -262,16 +271,18 @@ class _Served:
 
     # ---- sending
 
-    def _encoded(self, message: Events | Beat | Redirect) -> bytes | str:
+    async def _encoded(self, message: Events | Beat | Redirect) -> bytes | str:
         """The message as it travels; frames out of the window are encoded once for all sessions with equal filters."""
         subprotocol = self._connection.subprotocol
-        if not isinstance(message, Events) or not self._shared:
+        if not isinstance(message, Events):
             return encode(message, subprotocol)
+        if not self._shared:
+            return await _encode_events(message, subprotocol)
         cache = self._feed.subscribers.frames.frames
         key = (self._key, subprotocol, message.after, message.to)
         data = cache.get(key)
         if data is None:
-            data = encode(message, subprotocol)
+            data = await _encode_events(message, subprotocol)
             cache.put(key, data, len(data))
         return data
 

@@ -35,7 +35,8 @@ from changefeed.errors import (
 from changefeed.leader import Leader
 from changefeed.serving.desk import Desk, Slot, refused
 from changefeed.serving.feed import Feed, limits_of
-from changefeed.transport import Connection
+from changefeed.serving.large import LARGE_BYTES, in_turn
+from changefeed.transport import Connection, Message
 from changefeed.wire.changes import raw_heads
 from changefeed.wire.codec import answer_of, check_structure, decode, encode
 from changefeed.wire.messages import Answer, Beat, Open, Opened, Publish, Reopen
@@ -110,14 +111,19 @@ class _Desk:
             data = await connection.receive()
         if deadline.cancelled_caught:
             raise Stalled(f"the publisher sent nothing for {settings.heartbeat_dead_s:g} s")
-        check_structure(data)
         try:
-            message: Open | Publish | Beat = decode(data, connection.subprotocol, (Open, Publish, Beat), settings)
+            message = await self._decode(data)
         except (InvalidChange, ChangeTooLarge, GroupTooLarge) as error:
             answer: Answer | None = answer_of(error)
             if answer is None:
                 raise BadMessage(f"a publish that cannot be answered: {error}") from error
             return answer
+        return message
+
+    async def _decode(self, data: Message) -> Open | Publish | Beat:
+        check_structure(data)
+        ask = partial(decode, data, self._connection.subprotocol, (Open, Publish, Beat), self._feed.settings)
+        message: Open | Publish | Beat = ask() if len(data) <= LARGE_BYTES else await in_turn(ask)
         return message
 
     async def _serve(self, message: Open | Publish | Beat | Answer) -> None:

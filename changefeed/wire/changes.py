@@ -8,7 +8,7 @@ decodes them when it looks at them. A payload is a concatenation of such encodin
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -56,6 +56,7 @@ _NoneType: Final = type(None)
 #: (resource, op, fields) that passed Change.check.
 _checked: Final[set[tuple[str, str, tuple[str, ...] | None]]] = set()
 _CHECKED_MAX: Final = 1000
+TEXT_BYTES: Final = 64 * 1024
 
 
 def encode_change(change: Change, limit: int) -> bytes:
@@ -279,6 +280,20 @@ def change_to_json(change: Change) -> dict[str, Any]:
     if change.meta is not None:
         made["meta"] = {key: value_to_json(value) for key, value in change.meta.items()}
     return made
+
+
+def json_texts(payload: bytes) -> Iterator[str]:
+    """The JSON texts of a payload's changes, separated by commas, some at a time: decoded values take many times their
+    bytes, so no more of them live than `TEXT_BYTES` (or one change) are made of. Raises BadMessage."""
+    made: list[dict[str, Any]] = []
+    size = 0
+    found = raw_heads(payload)
+    for left, head in zip(range(len(found) - 1, -1, -1), found, strict=True):
+        made.append(change_to_json(change_of(head)))
+        size += len(head[4] or b"") + len(head[6] or b"")
+        if size >= TEXT_BYTES or not left:
+            yield dumps(made)[1:-1]
+            made, size = [], 0
 
 
 def change_from_json(value: Any) -> Change:

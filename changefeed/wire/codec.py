@@ -9,6 +9,7 @@ ChangeTooLarge, GroupTooLarge: then `answer_of(error)` is the Answer that refuse
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import UnionType
 from typing import Any, Final, Protocol
 
@@ -21,6 +22,7 @@ from changefeed.wire.changes import (
     check_heads,
     dumps,
     ends_of,
+    json_texts,
     loads,
     raw_heads,
 )
@@ -31,6 +33,7 @@ from changefeed.wire.kinds import (
 from changefeed.wire.messages import (
     Answer,
     AnyMessage,
+    Events,
     Publish,
 )
 from changefeed.wire.tables import POSITIVE, SIZES, TABLES
@@ -63,13 +66,27 @@ class Bounds(Protocol):
 _DEFAULT_BOUNDS: Final = Settings()
 
 
+#: Within text it would have its quotation marks escaped.
+_NO_CHANGES: Final = '"changes":[]'
+
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(use_bin_type=True).pack
 
 
 def encode(message: AnyMessage, subprotocol: str) -> bytes | str:
     """The message as it travels: text for JSON, else bytes. Its values are trusted; only their lengths may differ."""
-    plain = TABLES[subprotocol][message.TYPE].write(message)
-    return dumps(plain) if subprotocol == JSON else _pack(plain)
+    if subprotocol != JSON:
+        return _pack(TABLES[subprotocol][message.TYPE].write(message))
+    return _events_text(message) if isinstance(message, Events) else dumps(TABLES[JSON][message.TYPE].write(message))
+
+
+def _events_text(message: Events) -> str:
+    """Events in JSON, with their changes written some at a time into the places that were left empty for them."""
+    bare = replace(message, runs=tuple(replace(run, payload=b"") for run in message.runs))
+    head, *rest = dumps(TABLES[JSON][Events.TYPE].write(bare)).split(_NO_CHANGES)
+    parts = [head]
+    for run, after in zip(message.runs, rest, strict=True):
+        parts += ('"changes":[', ",".join(json_texts(run.payload)), "]", after)
+    return "".join(parts)
 
 
 def decode(
