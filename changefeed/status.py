@@ -78,6 +78,10 @@ def feed_status(node: FeedNode) -> dict[str, Any]:
         }
     if near is not None:
         term = status["term"] = node.term_stats()
+        if term.get("wal_bytes", 0) > node.settings.wal_bytes_shown:
+            holder = f": process {term['wal_holder_pid']} reads it" if "wal_holder_pid" in term else ""
+            large = f"the log's write-ahead log has grown to {term['wal_bytes'] >> 20} MiB{holder}"
+            status["election"]["notes"] = (large, *status["election"]["notes"])
         waiting = term.get("waiting_s", 0.0)
         if waiting >= SLOW_SHOWN_S:
             since = f"log slow since {waiting:.1f} s: an append has been waiting so long"

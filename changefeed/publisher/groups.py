@@ -12,6 +12,12 @@ from changefeed.wire.messages import Answer
 
 #: What a kept group costs beside its payload, in bytes: counted towards `publisher_buffer_bytes`.
 GROUP_OVERHEAD: Final = 200
+#: A publisher that servers of its feed do not understand, so many times in a row, stops instead of trying for ever.
+MISUNDERSTOOD_MAX: Final = 10
+#: After so many of them it gives up its incarnation: a log that was replaced by an older copy has never given it.
+NEVER_GIVEN: Final = 3
+#: Numbers stay below this; the wire's positions do too.
+NUMBER_MAX: Final = 2**53 - 1
 
 
 class Group:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 from changefeed.change import Change, Position, Resource
 from changefeed.declared import check_declared
@@ -42,6 +41,9 @@ from changefeed.errors import (
 )
 from changefeed.publisher.groups import (
     GROUP_OVERHEAD,
+    MISUNDERSTOOD_MAX,
+    NEVER_GIVEN,
+    NUMBER_MAX,
     Batch,
     Cut,
     Effect,
@@ -68,11 +70,6 @@ from changefeed.wire.messages import (
     Reopen,
     ServerMessage,
 )
-
-#: A publisher that servers of its feed do not understand, so many times in a row, stops instead of trying for ever.
-MISUNDERSTOOD_MAX: Final = 10
-#: Numbers stay below this; the wire's positions do too.
-NUMBER_MAX: Final = 2**53 - 1
 
 
 class PublisherMachine:
@@ -527,6 +524,8 @@ class PublisherMachine:
                 self._misunderstood += 1
                 if self._misunderstood >= MISUNDERSTOOD_MAX:
                     return [*effects, *self.stop(error)]
+                if self._misunderstood == NEVER_GIVEN and self.incarnation is not None:
+                    effects += self._end_incarnation(0, None, f"the log does not know this incarnation ({error})")
                 return [*effects, Leave(error)]
         return [*effects, Leave(error, final=not retryable)]
 

@@ -152,6 +152,10 @@ async def test_a_drain_hands_over_every_feed_and_ends_when_everybody_has_gone(au
                 drained = trio.current_time() - before
             assert drained < site.settings.drain_s
             assert [b.leads(feed) for feed in FEEDS] == [True, True]
+            await trio.sleep(1)
+            # Nobody challenged: the listener of the leaver stayed open until its successor had fenced (review 20).
+            reasons = [b.status()["feeds"][feed]["log"]["epochs"][-1]["why"] for feed in FEEDS]
+            assert reasons == ["handover", "handover"]
             await complete.wait()
             assert sorted(received) == sorted(f"{server}-{number}" for server in "ab" for number in range(100))
             assert max(gaps) < 0.3
@@ -238,3 +242,17 @@ async def test_status_shows_how_far_behind_a_subscriber_is(autojump_clock: Any) 
             await trio.sleep(3)
             (shown,) = a.status()["feeds"]["vmapi"]["subscribers"]
             assert (shown["name"], shown["handled_seq"], shown["lag"]) == ("dns", 2, 3)
+
+
+async def test_status_says_who_lets_the_write_ahead_log_grow(autojump_clock: Any) -> None:
+    """Review 23: one frozen reader fills the disk; a person must see which process it is."""
+    site = Site()
+    async with site.instance("a", ("vmapi",)) as a:
+        await a.wait_ready()
+        node = a.node("vmapi")
+        assert node is not None
+        term = node.near_leader()
+        term._kept = {"wal_bytes": site.settings.wal_bytes_shown + 1, "wal_holder_pid": 4711}  # type: ignore[union-attr]
+        assert "process 4711" in a.status()["feeds"]["vmapi"]["election"]["notes"][0]
+        term._kept = {"wal_bytes": site.settings.wal_bytes_shown}  # type: ignore[union-attr]
+        assert not any("write-ahead" in note for note in a.status()["feeds"]["vmapi"]["election"]["notes"])

@@ -15,8 +15,8 @@ from changefeed.errors import (
     UnknownResource,
     UsageError,
 )
-from changefeed.publisher.groups import Leave, Raise, Settled, Stopped
-from changefeed.publisher.machine import MISUNDERSTOOD_MAX, PublisherMachine
+from changefeed.publisher.groups import MISUNDERSTOOD_MAX, Leave, Raise, Settled, Stopped
+from changefeed.publisher.machine import PublisherMachine
 from changefeed.wire.faults import fault_of
 from changefeed.wire.messages import Fault, Open, Reopen
 
@@ -279,6 +279,31 @@ def test_a_publisher_that_is_not_understood_again_and_again_stops() -> None:
         machine.disconnected()
     assert machine.stopped is not None
     assert isinstance(group.error, OutcomeUnknown)
+
+
+def test_a_log_that_never_gave_the_incarnation_is_asked_for_another_one() -> None:
+    """The log was replaced by an older copy before anything was acknowledged (review 3): what was sent is in doubt, the
+    rest goes on; a service that only waited for something to publish is not stopped for good."""
+    machine = make()
+    connect(machine, incarnation=7)
+    group = submit(machine, "a")
+    sent(machine)
+    machine.disconnected()
+    later = submit(machine, "b")
+    for _ in range(3):
+        machine.connected(0.0)
+        open_ = machine.take(0.0)
+        assert isinstance(open_, Open) and open_.incarnation == 7
+        machine.received(Fault("bad-message", "incarnation 7 was never given by this log", False))
+        machine.disconnected()
+    assert isinstance(group.error, OutcomeUnknown)
+    machine.connected(0.0)
+    open_ = machine.take(0.0)
+    assert isinstance(open_, Open) and open_.incarnation is None
+    opened(machine, incarnation=4)
+    (publish,) = sent(machine)
+    machine.received(stored(publish, 1))
+    assert later.receipt is not None
 
 
 def test_an_unanswered_open_changes_the_id_of_an_unnamed_publisher() -> None:

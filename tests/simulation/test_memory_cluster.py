@@ -18,7 +18,7 @@ from simulations.cluster_parts import PROCESS, WANTED, Freezer, Sightings
 
 ROOT = Path(__file__).parents[2]
 RUNS = {"cluster": memory_cluster.run_seed, "restore": memory_restore.run_seed}
-FRESH = 6
+FRESH = 5
 
 
 def kept_seeds() -> list[tuple[str, int]]:
@@ -115,7 +115,7 @@ def test_a_frozen_process_runs_no_step_until_it_is_thawed() -> None:
             freezer.freeze("a")
             await trio.sleep(3)
             freezer.thaw("a")
-            await trio.sleep(1)
+            await trio.sleep(0.9)
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[freezer])
