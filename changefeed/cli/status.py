@@ -42,7 +42,7 @@ def _feed_record(status: dict[str, Any], *, elections: bool) -> dict[str, Any]:
 
 
 def instance_lines(answers: Sequence[Told]) -> list[str]:
-    """One line per server, also for one that does not answer."""
+    """One line per server, also for one that does not answer; below it what is unusual there, feed by feed."""
     lines = []
     for answer in answers:
         if answer.error:
@@ -56,6 +56,10 @@ def instance_lines(answers: Sequence[Told]) -> list[str]:
         if not status.get("coordinator", {}).get("connected", True):
             words.append("COORDINATOR AWAY: a dead leader is not replaced meanwhile")
         lines.append(f"{answer.url}  {status.get('instance', '?')}  {'; '.join(words)}")
+        for feed, told in status["feeds"].items():
+            lines += [f"  {feed}: {printable(str(note))}" for note in told.get("election", {}).get("notes", ())]
+            if told.get("problem"):
+                lines.append(f"  {feed}: NOT SERVED: {printable(str(told['problem']))}")
     return lines
 
 
@@ -66,12 +70,6 @@ def feed_lines(feed: str, status: dict[str, Any], elections: bool) -> list[str]:
     lines = ["", f"{feed}  leader {leader}  epoch {status['epoch']}  seq {status['seq']}"]
     if status.get("head"):
         lines.append(f"  head {status['head']}")
-    if status.get("problem"):
-        lines.append(f"  NOT SERVED: {status['problem']}")
-    election = status.get("election", {})
-    lines += [f"  {note}" for note in election.get("notes", ())]
-    if election.get("log_slow_s"):
-        lines.append(f"  log slow since {election['log_slow_s']:.1f} s")
     for subscriber in status.get("subscribers", ()):
         lines.append("  " + subscriber_line(subscriber))
     if elections:

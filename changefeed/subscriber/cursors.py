@@ -31,7 +31,7 @@ from typing import ClassVar, Final, Protocol
 
 import trio
 
-from changefeed.change import Position
+from changefeed.change import Position, check_feed_name
 from changefeed.errors import (
     BadPosition,
     CursorDamaged,
@@ -126,12 +126,15 @@ class FileCursor:
     async def store(self, position: Position, *, sync: bool = True) -> None:
         await trio.to_thread.run_sync(self._store, position, sync, limiter=self._limiter)
 
-    async def reset(self, position: Position | None) -> None:
+    async def reset(self, position: Position | None, *, feed: str | None = None) -> None:
         """Hold another position (None: be empty) from the next subscription on; for after a CannotResume.
 
-        Raises CursorInUse while a subscription uses it, CursorError if its feed is not known: it was never opened.
+        feed: of the position; needed for a file that is not there yet, as after a first list. Raises CursorInUse while
+        a subscription uses it, CursorError if its feed is not known: it was never opened.
         """
-        await trio.to_thread.run_sync(self._reset, position, limiter=self._limiter)
+        if feed is not None:
+            check_feed_name(feed)
+        await trio.to_thread.run_sync(self._reset, position, feed, limiter=self._limiter)
 
     async def aclose(self) -> None:
         await trio.to_thread.run_sync(self._close, limiter=self._limiter)
@@ -193,13 +196,13 @@ class FileCursor:
         except OSError as error:
             raise CursorError(f"the cursor {self.path} cannot be saved: {error.strerror}") from error
 
-    def _reset(self, position: Position | None) -> None:
+    def _reset(self, position: Position | None, feed: str | None) -> None:
         self._take()
         try:
             if position is None:
                 self.path.unlink(missing_ok=True)
                 return
-            feed = self._feed
+            feed = feed or self._feed
             if feed is None:
                 try:
                     feed, _ = _parse(self.path.read_bytes()[: FILE_BYTES_MAX + 1], self.path)

@@ -227,6 +227,10 @@ async def test_reset_is_for_after_a_reset(tmp_path: Path) -> None:
     await cursor.aclose()
     with pytest.raises(CursorError, match="not known"):
         await FileCursor(tmp_path / "never").reset(at(1))
+    first = FileCursor(tmp_path / "never")
+    await first.reset(at(1), feed="vmapi")
+    assert await first.open("vmapi") == at(1)
+    await first.aclose()
 
 
 async def test_a_memory_cursor_is_one_of_them() -> None:
