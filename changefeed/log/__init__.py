@@ -179,8 +179,8 @@ class FeedLog(Protocol):
 
         A named publisher that the log knows keeps its incarnation and last number; any other gets the next number of
         the feed's counter and last_number 0. Where `publishers_max` are known, some that hold no entry any more are
-        dropped, those opened longest ago first. Raises Fenced, TooManyPublishers, LogUnavailable,
-        AppendOutcomeUnknown.
+        dropped, those opened longest ago first. Raises Fenced, TooManyPublishers, LogFull (not even that much room
+        is left), LogUnavailable, AppendOutcomeUnknown.
         """
 
     async def publisher_state(self, publisher: str) -> PublisherState | None: ...

@@ -397,8 +397,8 @@ class FeedFile:
         if code_of(error) == IOERR:
             # Nothing of this one is stored, but a leader must not go on: its term ends as after an unknown outcome.
             return AppendOutcomeUnknown(f"{what}: {found}; the log is closed until it is fenced again")
-        if isinstance(found, LogFull) and what != "append":
-            # LogFull is what publishes are refused with; a fence or a trim that finds no room just waits for it.
+        if isinstance(found, LogFull) and what not in ("append", "open_publisher"):
+            # LogFull is what publishers are refused with; a fence or a trim that finds no room just waits for it.
             return LogUnavailable(f"{what}: {found}")
         return found
 

@@ -51,6 +51,7 @@ def normal(text: str) -> str:
     text = re.sub(r"\b127\.0\.0\.1:[3-6]\d{4}\b", "127.0.0.1:PORT", text)  # a port that the kernel chose
     text = re.sub(r"/[^\s:,;'\"]*(?:arena|bad)[^\s:,;'\"]*/(?=[^/\s])", "PATH/", text)
     text = re.sub(r"\bseq \d+", "seq SEQ", text)
+    text = re.sub(r"\bhas \d+ bytes free", "has NUMBER bytes free", text)
     text = re.sub(r"\b(incarnation|epoch|counter stands at) \d+", r"\1 NUMBER", text)
     return re.sub(r"\s+", " ", text).strip()
 

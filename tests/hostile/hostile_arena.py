@@ -116,9 +116,9 @@ class Healthy:
 
 
 class Arena:
-    """url: of the instance. Its feeds: vmapi (see DECLARED) and free."""
+    """url: of the instance. Its feeds: vmapi (see DECLARED) and free. warns: what it may warn of."""
 
-    def __init__(self, folder: Path, *, healthy: bool = True, flags: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *, healthy: bool = True, flags: Sequence[str] = (), warns: str = "") -> None:
         self.folder = folder
         self.log = f"sqlite:{folder / 'log'}"
         self.coordinator = f"file:{folder / 'coordinator'}"
@@ -135,6 +135,7 @@ class Arena:
         self.network = WebsocketNetwork()
         self._healthy = Healthy(self.url) if healthy else None
         self._process = ""
+        self._allowed = [ALLOWED_WARNING, *([warns] if warns else [])]
 
     def __enter__(self) -> Arena:
         declare(self.folder, self.log)
@@ -158,7 +159,8 @@ class Arena:
             assert self.instance.get("/status", PATIENCE_S)["process"] == self._process, "the process is another one"
             assert self.instance.get("/readyz", PATIENCE_S)["ready"]
             said = self.instance.output.read_text()
-            warnings = [line for line in said.splitlines() if " WARNING " in line and ALLOWED_WARNING not in line]
+            warnings = [line for line in said.splitlines() if " WARNING " in line]
+            warnings = [line for line in warnings if not any(allowed in line for allowed in self._allowed)]
             assert "Traceback" not in said and " ERROR " not in said and not warnings, said[-4000:]
         finally:
             self.instance.kill()
