@@ -116,7 +116,7 @@ def test_a_process_that_is_gone(idler: subprocess.Popen[str]) -> None:
     assert process_started(idler.pid) == 0 and not is_frozen(idler.pid)
 
 
-@pytest.mark.parametrize("pid", [0, 1, -1, os.getpid(), os.getppid()])
+@pytest.mark.parametrize("pid", [0, 1, -1, os.getpid(), os.getppid()], ids=["0", "init", "-1", "me", "parent"])
 def test_myself_my_parent_and_init_are_never_killed(pid: int) -> None:
     assert kill_frozen(fence_of(pid, process_started(pid) or 1)) == "other-process"
 
