@@ -4,6 +4,7 @@
 #   make demo              a git history through a cluster whose leader is killed again and again; ends with a verdict
 #   make test              all tests, with a real ZooKeeper ensemble on loopback
 #   make check             format, lint, types, layout and every test that needs no process and no server (< 60 s)
+#   make docs              writes every page, or part of one, that is made from the code
 #   make proof-core        the figures behind the promises; GIT=DIR names a clone to replay
 #   make clean             removes .venv and caches, never your data
 
@@ -19,6 +20,8 @@ unexport PYTHONPATH PYTHONHOME CHANGEFEED_URL
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests that need no process share the cores; those that kill processes and watch the time have the machine to themselves.
+SPREAD := -n 2 --dist loadfile
 
 .PHONY: help demo test check proof-core clean packages
 
@@ -36,14 +39,19 @@ demo: .venv/.core
 
 test: .venv/.test packages
 	@echo "make test: all tests, among them some that start processes and a ZooKeeper ensemble on loopback"
-	@$(BIN)/python -m pytest -q --durations=5
+	@$(BIN)/python -m pytest -q $(SPREAD) -m "not zookeeper and not processes"
+	@$(BIN)/python -m pytest -q --durations=5 -m "zookeeper or processes"
 
 check: .venv/.test
 	@echo "make check: format, lint, types, layout, and the tests that need no process and no server"
 	@$(BIN)/ruff format --check . || { echo "make check: this helps: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not zookeeper and not processes"
+	@$(BIN)/python -m pytest -q $(SPREAD) -m "not zookeeper and not processes"
+
+docs: .venv/.test
+	@echo "make docs: writing what is made from the code; git diff docs shows what changed"
+	@WRITE_DOCS=1 $(BIN)/python -m pytest -q tests/docs tests/wire tests/serving tests/conformance tests/hostile
 
 proof-core: .venv/.test packages
 	@$(BIN)/python simulations/proof_core.py $(if $(GIT),--git "$(GIT)")

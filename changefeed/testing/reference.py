@@ -1,6 +1,6 @@
 """What the documentation says and the code knows: written from the code, and held equal to it by tests/wire.
 
-    CHANGEFEED_WRITE_DOCS=1 pytest tests/wire/test_wire_reference.py      writes all of it anew
+    WRITE_DOCS=1 pytest tests/wire/test_wire_reference.py      writes all of it anew
 
 `files()` are written whole (schemas, test vectors, the filters' page); in other pages, blocks between
 

@@ -1,4 +1,4 @@
-"""docs/reference/conformance.md lists the scenarios as their docstrings say them. CHANGEFEED_WRITE_DOCS=1 writes it."""
+"""docs/reference/conformance.md lists the scenarios as their docstrings say them. WRITE_DOCS=1 writes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_page_lists_every_scenario() -> None:
     """The table is made from the docstrings."""
     text = PAGE.read_text()
     wanted = GENERATED.sub(lambda found: found[1] + table() + found[2], text)
-    if os.environ.get("CHANGEFEED_WRITE_DOCS"):
+    if os.environ.get("WRITE_DOCS"):
         PAGE.write_text(wanted)
         text = wanted
 

@@ -1,4 +1,4 @@
-"""docs/reference/cli.md is made from the commands themselves. CHANGEFEED_WRITE_DOCS=1 writes it."""
+"""docs/reference/cli.md is made from the commands themselves. WRITE_DOCS=1 writes it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def page() -> str:
 
 def test_the_page_names_every_command_and_flag() -> None:
     """docs/reference/cli.md equals what the commands say of themselves."""
-    if os.environ.get("CHANGEFEED_WRITE_DOCS"):
+    if os.environ.get("WRITE_DOCS"):
         PAGE.write_text(page())
 
     assert PAGE.read_text() == page()

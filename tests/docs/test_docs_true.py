@@ -1,4 +1,4 @@
-"""What the docs say of defaults is what the code says. CHANGEFEED_WRITE_DOCS=1 writes the generated page."""
+"""What the docs say of defaults is what the code says. WRITE_DOCS=1 writes the generated page."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def defaults_page() -> str:
 
 def test_the_defaults_page_is_what_the_code_says() -> None:
     """docs/reference/defaults.md equals the table made from Settings."""
-    if os.environ.get("CHANGEFEED_WRITE_DOCS"):
+    if os.environ.get("WRITE_DOCS"):
         DEFAULTS.write_text(defaults_page())
 
     assert DEFAULTS.read_text() == defaults_page()

@@ -1,7 +1,7 @@
 """docs/reference/bad-input.md: its sections, its rows, and how what differs from run to run is written.
 
 Each test of a row runs the real thing and gives what came of it to `Page.holds`, which compares it with the row in the
-page. With CHANGEFEED_WRITE_DOCS=1 the rows are taken over instead, and the page is written at the session's end.
+page. With WRITE_DOCS=1 the rows are taken over instead, and the page is written at the session's end.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Page:
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
-        self._writes = bool(os.environ.get("CHANGEFEED_WRITE_DOCS"))
+        self._writes = bool(os.environ.get("WRITE_DOCS"))
         self._order: dict[str, list[str]] = {}
         section = ""
         for text in PATH.read_text().splitlines() if PATH.exists() else ():

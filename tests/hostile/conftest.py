@@ -23,7 +23,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 
 @pytest.fixture(scope="session")
 def page() -> Iterator[Page]:
-    """docs/reference/bad-input.md: holds each row equal, or, with CHANGEFEED_WRITE_DOCS=1, is written at the end."""
+    """docs/reference/bad-input.md: holds each row equal, or, with WRITE_DOCS=1, is written at the end."""
     opened = Page()
     yield opened
     opened.close()

@@ -1,4 +1,4 @@
-"""The reference says what the code does. CHANGEFEED_WRITE_DOCS=1 writes the generated parts anew."""
+"""The reference says what the code does. WRITE_DOCS=1 writes the generated parts anew."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def vectors(name: str) -> Any:
 def test_generated_files_are_up_to_date(path: str) -> None:
     """Schemas, vectors and the filters' page equal what the code makes."""
     content = reference.files()[path]
-    if os.environ.get("CHANGEFEED_WRITE_DOCS"):
+    if os.environ.get("WRITE_DOCS"):
         (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / path).write_text(content)
     assert (ROOT / path).read_text() == content
@@ -61,7 +61,7 @@ def test_generated_files_are_up_to_date(path: str) -> None:
 def test_generated_blocks_are_up_to_date(path: str) -> None:
     """Transcripts, tables of messages, close codes, limits and facts of errors equal what the code makes."""
     text = (ROOT / path).read_text()
-    if os.environ.get("CHANGEFEED_WRITE_DOCS"):
+    if os.environ.get("WRITE_DOCS"):
         (ROOT / path).write_text(reference.refreshed(text))
         text = (ROOT / path).read_text()
     assert text == reference.refreshed(text)
