@@ -23,7 +23,7 @@ BIN := .venv/bin
 # Tests that need no process share the cores; those that kill processes and watch the time have the machine to themselves.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: help demo test check proof-core clean packages
+.PHONY: help demo test check docs proof-core clean packages
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,7 +51,7 @@ check: .venv/.test
 
 docs: .venv/.test
 	@echo "make docs: writing what is made from the code; git diff docs shows what changed"
-	@WRITE_DOCS=1 $(BIN)/python -m pytest -q tests/docs tests/wire tests/serving tests/conformance tests/hostile
+	@WRITE_DOCS=1 $(BIN)/python -m pytest -q tests/docs tests/wire/test_wire_reference.py tests/conformance/test_conformance_page.py tests/hostile
 
 proof-core: .venv/.test packages
 	@$(BIN)/python simulations/proof_core.py $(if $(GIT),--git "$(GIT)")

@@ -77,3 +77,13 @@ def test_every_page_that_a_page_links_to_exists() -> None:
                 dead.append(f"{page.relative_to(ROOT)} -> {target}")
 
     assert dead == []
+
+
+def test_make_docs_runs_everything_that_writes_a_page() -> None:
+    """A page is made by a test; `make docs` names each of them, by its file or folder."""
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "WRITE_DOCS=1" in line]
+    named = [ROOT / word for word in line.split() if word.startswith("tests/")]
+    writers = [path for path in (ROOT / "tests").rglob("*.py") if 'environ.get("WRITE_DOCS")' in path.read_text()]
+    assert len(writers) >= 5
+    for path in writers:
+        assert any(path == place or place in path.parents for place in named), f"make docs does not run {path}"
