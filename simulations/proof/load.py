@@ -24,14 +24,6 @@ class Load:
     refused: list[str] = field(default_factory=list)
     _wake: trio.Event = field(default_factory=trio.Event)
 
-    def gap_around(self, moment: float) -> float:
-        """Seconds from the last receipt before the moment to the first one after it."""
-        before = [at for at, _ in self.receipts if at <= moment]
-        after = [at for at, _ in self.receipts if at > moment]
-        if not before or not after:
-            raise ValueError("no receipt on both sides of that moment")
-        return after[0] - before[-1]
-
     def longest_gap(self, since: float, until: float | None = None) -> float:
         """The longest time without a receipt from `since` on, counted from the last receipt before it."""
         times = [at for at, _ in self.receipts if until is None or at <= until]
