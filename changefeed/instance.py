@@ -211,12 +211,15 @@ class Instance:
         """Serve until cancelled. The coordinator has been joined before."""
         async with trio.open_nursery() as nursery:
             self._clients = nursery
-            for feed in self._feeds:
-                await nursery.start(self._run_feed, feed)
-            routes = Routes(self.status, self.readiness)
-            nursery.start_soon(self._listener.serve, self._handle, routes.respond)
-            task_status.started()
-            await trio.sleep_forever()
+            try:
+                for feed in self._feeds:
+                    await nursery.start(self._run_feed, feed)
+                routes = Routes(self.status, self.readiness)
+                nursery.start_soon(self._listener.serve, self._handle, routes.respond)
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._clients = None
 
     async def _run_feed(self, feed: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the feed's node; again, from the log on, if its log was damaged or replaced or a fault of ours ended it.

@@ -213,6 +213,11 @@ class Cluster:
         self.coordination.reconnect(self.participants[name])
         self.freezer.thaw(name)
 
+    def thaw_all(self) -> None:
+        for name in NAMES:
+            if self.freezer.is_frozen(name):
+                self.thaw(name)
+
     async def keep(self, name: str, stop: trio.Event) -> None:
         """Run an instance; start it again some time after it ended."""
         chance = random.Random(f"{self.seed}-restart-{name}")
@@ -307,8 +312,7 @@ class Cluster:
             for other in NAMES:
                 if name < other:
                     self.network.heal(name, other)
-            if self.freezer.is_frozen(name):
-                self.thaw(name)
+        self.thaw_all()
         if not self.coordination.quorum:
             self.coordination.regain_quorum()
         for name in self.running:
@@ -326,30 +330,34 @@ async def run_cluster(cluster: Cluster, plan: list[Step]) -> list[str]:
     stop_publishing, stop_all = trio.Event(), trio.Event()
     problems: list[str] = []
     async with trio.open_nursery() as outer:
-        for name in NAMES:
-            outer.start_soon(cluster.keep, name, stop_all)
-        for reader in reading:
-            outer.start_soon(subscribe, cluster, reader, stop_all)
-        with trio.move_on_after(CHAOS_S + HEAL_S) as patience:
-            async with trio.open_nursery() as publishers:
-                for who, one in written.items():
-                    publishers.start_soon(publish, cluster, who, stop_publishing, one)
-                async with trio.open_nursery() as chaos:
-                    for step in plan:
-                        await trio.sleep_until(step.at)
-                        chaos.start_soon(cluster.harm, step)
-                cluster.heal()
-                healed = trio.current_time()
-                await trio.sleep(1)
-                stop_publishing.set()
-            while any(reader.reached < acknowledged(written) for reader in reading):  # noqa: ASYNC110  # virtual time
-                await trio.sleep(0.1)
-            cluster.note("converged", after=round(trio.current_time() - healed, 1))
-        if patience.cancelled_caught:
-            problems.append(not_converged(written, reading))
-        problems += check(cluster, written, reading)
-        stop_all.set()
-        outer.cancel_scope.cancel()
+        try:
+            for name in NAMES:
+                outer.start_soon(cluster.keep, name, stop_all)
+            for reader in reading:
+                outer.start_soon(subscribe, cluster, reader, stop_all)
+            with trio.move_on_after(CHAOS_S + HEAL_S) as patience:
+                async with trio.open_nursery() as publishers:
+                    for who, one in written.items():
+                        publishers.start_soon(publish, cluster, who, stop_publishing, one)
+                    async with trio.open_nursery() as chaos:
+                        for step in plan:
+                            await trio.sleep_until(step.at)
+                            chaos.start_soon(cluster.harm, step)
+                    cluster.heal()
+                    healed = trio.current_time()
+                    await trio.sleep(1)
+                    stop_publishing.set()
+                while any(reader.reached < acknowledged(written) for reader in reading):  # noqa: ASYNC110  # virtual time
+                    await trio.sleep(0.1)
+                cluster.note("converged", after=round(trio.current_time() - healed, 1))
+            if patience.cancelled_caught:
+                problems.append(not_converged(written, reading))
+            problems += check(cluster, written, reading)
+            stop_all.set()
+            outer.cancel_scope.cancel()
+        finally:
+            # Whatever happened: who is frozen could not even end.
+            cluster.thaw_all()
     return problems
 
 

@@ -121,15 +121,18 @@ class Elector:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._watch)
-                self._tell(self._machine.tick)
-                task_status.started()
-                while True:
-                    await self._sleep()
+                try:
+                    nursery.start_soon(self._watch)
                     self._tell(self._machine.tick)
-                    self._complain()
+                    task_status.started()
+                    while True:
+                        await self._sleep()
+                        self._tell(self._machine.tick)
+                        self._complain()
+                finally:
+                    # From now on nothing is begun: links that end beside this still tell their facts.
+                    self._nursery = None
         finally:
-            self._nursery = None
             self._machine.stop(trio.current_time())
             for effect in self._machine.take_effects():
                 if isinstance(effect, fx.EndTerm):

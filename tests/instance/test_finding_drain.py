@@ -256,3 +256,27 @@ async def test_status_says_who_lets_the_write_ahead_log_grow(autojump_clock: Any
         assert "process 4711" in a.status()["feeds"]["vmapi"]["election"]["notes"][0]
         term._kept = {"wal_bytes": site.settings.wal_bytes_shown}  # type: ignore[union-attr]
         assert not any("write-ahead" in note for note in a.status()["feeds"]["vmapi"]["election"]["notes"])
+
+
+async def test_a_client_that_outlives_its_instance_is_told_that_it_is_closed(autojump_clock: Any) -> None:
+    """And goes on trying, as with any server that is away; nothing of ours falls over."""
+    site = Site()
+    async with trio.open_nursery() as nursery:
+        async with site.instance("a", ("vmapi",)) as a:
+            await a.wait_ready()
+
+            async def publish() -> None:
+                async with a.publisher("vmapi") as publisher:
+                    await publisher.publish("vm", "1", "create")
+                    began.set()
+                    await trio.sleep(5)
+                    assert not publisher.status.connected
+                    assert publisher.status.last_error is not None
+                    done.set()
+                    await trio.sleep_forever()
+
+            began, done = trio.Event(), trio.Event()
+            nursery.start_soon(publish)
+            await began.wait()
+        await done.wait()
+        nursery.cancel_scope.cancel()
