@@ -44,6 +44,11 @@ class Rotation:
         """Whether each server has had its turn: the moment to ask again which servers there are."""
         return self._next % max(len(self._servers), 1) == 0 and not self._preferred
 
+    @property
+    def first_round(self) -> bool:
+        """Whether there are other servers that have not had their turn since one was lost."""
+        return 0 < self.attempts < len(self._servers)
+
     def use(self, servers: Sequence[str], roll: float) -> None:
         """Use these servers from now on. The first list begins at a random one, which spreads clients."""
         servers = tuple(dict.fromkeys(servers))

@@ -30,6 +30,8 @@ IN_PROCESS: Final = "in-process"
 ENVELOPE_BYTES: Final = 2**21
 #: How long the coordinator may take to say who takes part, in seconds.
 MEMBERS_S: Final = 10.0
+#: While others have not been tried, a server that does not answer (frozen, cut off) is left after so many seconds.
+OTHERS_WAIT_S: Final = 2.0
 #: Servers whose reasons for not answering are remembered.
 REASONS_MAX: Final = 16
 
@@ -157,11 +159,12 @@ class Dialer:
             if self._connect is not None:
                 return await self._connect()
             assert self._network is not None
+            whole = self._settings.handshake_s
             return await self._network.connect(
                 self.server,
                 subprotocols=(MSGPACK,),
                 message_bytes_max=self._settings.frame_bytes_max + ENVELOPE_BYTES,
-                timeout_s=self._settings.handshake_s,
+                timeout_s=min(whole, OTHERS_WAIT_S) if rotation.first_round else whole,
             )
         except Unavailable as error:
             raise self._unreachable(error) from error

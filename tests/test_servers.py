@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 import trio
 
-from changefeed.errors import BadUrl, ConnectionRefused, CoordinatorUnavailable
+from changefeed.errors import BadUrl, ConnectionRefused, CoordinatorUnavailable, Unreachable
 from changefeed.ports import SeededEntropy, World
 from changefeed.rotation import Rotation
 from changefeed.servers import Dialer, parse_servers
@@ -178,3 +180,28 @@ async def test_nobody_is_known_while_the_ensemble_was_never_reached(
         with pytest.raises(CoordinatorUnavailable):
             await dialer.dial()
     assert trio.current_time() > 0, "it waits between tries"
+
+
+class Frozen(MemoryNetwork):
+    """Every server accepts and says nothing."""
+
+    async def connect(self, url: str, *, timeout_s: float, **options: object) -> NoReturn:  # type: ignore[override]
+        await trio.sleep(timeout_s)
+        raise Unreachable(f"{url} did not answer within {timeout_s:g} s")
+
+
+@pytest.mark.parametrize(("servers", "waits"), [(1, [10, 10]), (3, [2, 2, 10, 10])])
+async def test_a_frozen_server_is_left_soon_while_there_are_others(
+    autojump_clock: trio.abc.Clock, servers: int, waits: list[float]
+) -> None:
+    """The last one to be tried, and all in later rounds, get their whole time: perhaps everybody is slow."""
+    settings = Settings(reconnect_min_s=0, reconnect_max_s=0)
+    urls = [f"ws://127.0.0.1:{port}" for port in range(1, servers + 1)]
+    dialer = Dialer(urls, None, Frozen(), settings, World(entropy=SeededEntropy(1)))
+    took = []
+    for _ in waits:
+        began = trio.current_time()
+        with pytest.raises(Unreachable):
+            await dialer.dial()
+        took.append(trio.current_time() - began)
+    assert took == pytest.approx(waits)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -50,11 +50,13 @@ SERVER: Final = Option(
 )
 TIMEOUT: Final = Option(
     "timeout",
-    "give up after so long without an answer",
+    "give up after so long without an answer (default 10s)",
     parse=parse_duration,
     default=10.0,
     metavar="DURATION",
 )
+#: For whoever asks all servers at once and waits for the slowest.
+ASK_TIMEOUT: Final = replace(TIMEOUT, help="a server that does not answer in time is named (default 3s)", default=3.0)
 LOG: Final = Option(
     "log", f"the log: sqlite:PATH or memory: (default {DEFAULT_LOG})", default=DEFAULT_LOG, metavar="URL"
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from changefeed.change import check_feed_name
 from changefeed.cli.ask import ask_all, merged_feeds
-from changefeed.cli.command import SERVER, TIMEOUT, Command, Values
+from changefeed.cli.command import ASK_TIMEOUT, SERVER, Command, Values
 from changefeed.cli.output import Output
 from changefeed.config import hint
 from changefeed.errors import UnknownFeed
@@ -33,4 +33,4 @@ async def open_known(store: LogStore, feed: str, *, check: bool = True) -> FeedL
     return await store.open(feed, create=False, check=check)
 
 
-COMMAND = Command(name="feeds", run=run, options=(SERVER, TIMEOUT))
+COMMAND = Command(name="feeds", run=run, options=(SERVER, ASK_TIMEOUT))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from changefeed.cli.ask import Told, ask_all, merged_feeds
-from changefeed.cli.command import SERVER, TIMEOUT, Command, Values
+from changefeed.cli.command import ASK_TIMEOUT, SERVER, Command, Values
 from changefeed.cli.output import Output, printable
 from changefeed.config import Option
 
@@ -102,7 +102,7 @@ COMMAND = Command(
     options=(
         Option("elections", "also the history of leaders, and why each took over", kind="flag"),
         SERVER,
-        TIMEOUT,
+        ASK_TIMEOUT,
     ),
     about="Asks every server that is named and the leaders that they know. A server that does not answer is named; "
     "if none answers the exit status is 4.",
