@@ -40,13 +40,17 @@ class Follow:
         self.stop()
 
     async def connect(self, timeout_s: float) -> None:
-        """Until a server has taken the subscription in. Raises Unreachable after `timeout_s`."""
-        with trio.move_on_after(timeout_s) as scope:
-            await self._subscription.wait_ready()
-        if scope.cancelled_caught:
-            state = self._subscription.state
-            why = state.last_error or f"{state.server} has not answered yet"
-            raise Unreachable(f"no server took the subscription in within {timeout_s:g} s: {why}")
+        """Until a server has taken the subscription in, or `stop`. Raises Unreachable after `timeout_s`."""
+        with trio.CancelScope() as self._waiting:
+            if self._stopped:
+                return
+            with trio.move_on_after(timeout_s) as scope:
+                await self._subscription.wait_ready()
+            if scope.cancelled_caught:
+                state = self._subscription.state
+                why = state.last_error or f"{state.server} has not answered yet"
+                raise Unreachable(f"no server took the subscription in within {timeout_s:g} s: {why}")
+        self._waiting = None
 
     async def run(self) -> None:
         """Raises what ended the subscription (CannotResume, UnknownFeed …), and BrokenPipeError."""

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 async def run(values: Values, output: Output) -> int:
     from changefeed.instance import open_instance  # everything that an instance needs, only for who is one
 
-    stop = trio.Event()
+    stop, opened = trio.Event(), trio.Event()
     caught: list[int] = []
     async with trio.open_nursery() as nursery:
-        await nursery.start(_watch_signals, stop, caught, nursery.cancel_scope)
+        await nursery.start(_watch_signals, opened, stop, caught, nursery.cancel_scope)
         if not values.given & {"log", "coordinator"}:
             await _say(output, {"event": "defaults", "data": DATA_DIR}, f"log and coordinator under ./{DATA_DIR}")
             os.makedirs(DATA_DIR, exist_ok=True)
@@ -38,6 +38,7 @@ async def run(values: Values, output: Output) -> int:
             kill_frozen=not values.no_kill_frozen,
             settings=values.settings,
         ) as instance:
+            opened.set()
             nursery.start_soon(_announce, instance, values, output)
             await stop.wait()
             erase = ERASE if caught[0] == signal.SIGINT and output.human else ""  # the terminal's ^C
@@ -45,26 +46,27 @@ async def run(values: Values, output: Output) -> int:
             await _say(output, {"event": "draining", "instance": instance.name}, text)
             await instance.drain()
         nursery.cancel_scope.cancel()
-    if len(caught) > 1:
+    if len(caught) > 1 or not opened.is_set():
         return 128 + caught[-1]
     await _say(output, {"event": "stopped"}, "stopped")
     return 0
 
 
 async def _watch_signals(
+    opened: trio.Event,
     stop: trio.Event,
     caught: list[int],
     scope: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """The first signal drains, the second one ends everything."""
+    """The first signal drains (before there is anything to drain it ends the start), the second one ends everything."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
             caught.append(number)
             stop.set()
-            if len(caught) > 1:
+            if len(caught) > 1 or not opened.is_set():
                 scope.cancel()
 
 

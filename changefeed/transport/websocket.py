@@ -56,8 +56,8 @@ logger = logging.getLogger("changefeed.transport")
 #: Messages that the library holds for a task that does not receive; then it reads no more, and TCP holds the peer back.
 QUEUE_MESSAGES: Final = 1
 RECEIVE_BYTES: Final = 256 * 1024
-#: The library goes through all frames of what it has read without giving way: tens of thousands of empty ones would hold
-#: up everybody for a quarter of a second. A server reads less at once.
+#: The library goes through all frames of what it has read without giving way: tens of thousands of empty ones would
+#: hold everybody up for a quarter of a second. A server reads less at once.
 SERVER_RECEIVE_BYTES: Final = 64 * 1024
 #: How long `aclose` waits for the peer's answer, and a plain HTTP peer may take to go.
 CLOSE_S: Final = 2.0
@@ -536,6 +536,8 @@ class _Client:
         shown, error = self._address.shown, self._error
         if isinstance(error, WsRejected):
             body = (error.body or b"").decode(errors="replace").strip()[:500]
+            if body.startswith("<"):
+                body = ""  # a page of somebody else's web server
             if error.status_code == 400 and body.startswith(_UNSUPPORTED):
                 return UnsupportedProtocol(f"{shown}: {body.removeprefix(_UNSUPPORTED + ': ')}")
             return Unreachable(f"{shown} refused the websocket with HTTP {error.status_code}: {body or 'no reason'}")

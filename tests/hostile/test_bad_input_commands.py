@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -293,6 +295,34 @@ def test_a_row(place: Place, page: Page, input: str) -> None:
 def test_a_command(place: Place, page: Page, command: str) -> None:
     """One sentence, no traceback, the exit status of the page."""
     page.holds(SECTION, place.shown(command), place.futures[command].result(PATIENCE_S))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tail vmapi --server ws://127.0.0.1:{port}",
+        "publish vmapi vm 1 update --server ws://127.0.0.1:{port}",
+        "status --server ws://127.0.0.1:{port}",
+        "serve vmapi --log memory: --listen 127.0.0.1:0 --coordinator zk://127.0.0.1:{port}",
+    ],
+)
+def test_ctrl_c_while_nobody_answers(command: str) -> None:
+    """Whoever waits for a server that takes the connection and says nothing can be stopped: 130, without a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE_S)
+        arguments = shlex.split(command.format(port=server.getsockname()[1]))
+        process = subprocess.Popen(
+            [*CHANGEFEED, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+        taken, _ = server.accept()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        taken.close()
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -13,7 +13,7 @@ import trio.testing
 from hostile_arena import PATIENCE_S, publish
 
 from changefeed.change import Change, FeedSettings, Filter, Position, Resource
-from changefeed.errors import BadConfig, BadMessage, BadUrl, ConnectionLost, UsageError
+from changefeed.errors import BadConfig, BadMessage, BadUrl, ConnectionLost, Unreachable, UsageError
 from changefeed.instance import open_instance
 from changefeed.log.memory import MemoryLogStore
 from changefeed.serving import large
@@ -23,6 +23,7 @@ from changefeed.subscriber.driver import make_start
 from changefeed.testing.fake_feed import FakeFeed, FakeLeader, ServingClient
 from changefeed.transport import Request
 from changefeed.transport.memory import connection_pair
+from changefeed.transport.websocket import WebsocketNetwork
 from changefeed.wire import JSON, MSGPACK
 from changefeed.wire.changes import encode_change, json_texts
 from changefeed.wire.codec import check_structure, encode
@@ -207,3 +208,22 @@ async def test_an_instance_refuses_what_would_make_it_fight_itself() -> None:
         with pytest.raises(error):
             async with open_instance(feeds, log="memory:hostile", coordinator="memory:hostile", listen=":0", **more):
                 pass
+
+
+async def test_somebody_elses_web_server() -> None:
+    """Its page is not quoted."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        page = b"<!DOCTYPE HTML>\n<html>" + b"x" * 1000
+        head = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\nContent-Type: text/html\r\n\r\n" % len(page)
+        await stream.send_all(head + page)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        url = f"ws://127.0.0.1:{listener.socket.getsockname()[1]}"
+        with pytest.raises(Unreachable, match=r"refused the websocket with HTTP 404: no reason$"):
+            await WebsocketNetwork().connect(url, subprotocols=(MSGPACK,), message_bytes_max=1000, timeout_s=PATIENCE_S)
+        nursery.cancel_scope.cancel()
