@@ -16,7 +16,7 @@ from changefeed.batch import Entry, Tail
 from changefeed.change import FeedSettings, Position
 from changefeed.coordination import Coordinator, LeaderRecord, Member
 from changefeed.election.driver import Elector
-from changefeed.errors import ChangefeedError, LogDamaged, LogFormatUnknown, LogReplaced
+from changefeed.errors import ChangefeedError, LogDamaged, LogFormatUnknown, LogReplaced, PositionTooOld
 from changefeed.leader import Leader
 from changefeed.leader.driver import Term
 from changefeed.log import FeedLog, Fence, Look
@@ -255,8 +255,10 @@ class FeedNode:
 
     def start_term(self, fence: Fence, look: Look, why: str) -> None:
         tail = self.window.tail
-        if tail is not None and tail.seq > look.tail.seq:
-            self.fail(LogReplaced(f"feed {self.name}: the log ends at {look.tail.seq}, but {tail.seq} was durable"))
+        refusal = None if tail is None else look.check(tail.position(self.log.lineage))
+        if refusal is not None and not isinstance(refusal, PositionTooOld):
+            # What I have shown was durable, and is not what the log holds now.
+            self.fail(LogReplaced(f"feed {self.name}: {refusal}"))
             return
         if tail is None or tail.seq < look.tail.seq:
             self.window.begin(look.tail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -280,3 +281,22 @@ async def test_a_client_that_outlives_its_instance_is_told_that_it_is_closed(aut
             await began.wait()
         await done.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_leader_does_not_go_on_from_a_history_that_the_log_does_not_hold(autojump_clock: Any) -> None:
+    """Review 1: it had shown events up to a seq that the log holds too, but of another term: the log was replaced. It
+    opens the log again and forgets what it had."""
+    site = Site()
+    async with site.instance("a", ("vmapi",)) as a:
+        await a.wait_ready()
+        async with a.publisher("vmapi") as publisher:
+            await publisher.publish("vm", "1", "create")
+        node = a.node("vmapi")
+        assert node is not None and node.window.tail is not None
+        node.window.begin(replace(node.window.tail, term="0badcafe"))
+        site.coordination.expire(site.coordination.participant("a"))
+        await trio.sleep(10)
+        assert a.node("vmapi") is not node
+        assert a.leads("vmapi")
+        async with a.subscribe("vmapi", start="beginning") as events:
+            assert (await anext(aiter(events))).id == "1"
