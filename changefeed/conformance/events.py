@@ -98,12 +98,11 @@ async def restart(stage: Stage) -> None:
 async def effects_first(stage: Stage) -> None:
     """A position is saved, and said to be handled, only after the effects of all events up to it: killed while it
     cannot print, it comes back for what it had not printed."""
-    ids = {seq: f"id-{seq}-".ljust(400, "x") for seq in range(1, 801)}
+    ids = {seq: f"id-{seq}-".ljust(400, "x") for seq in range(1, 401)}
     stage.client.ids = ids
     stage.client.stick()
-    talk = await stage.begin(800)
-    for first in range(0, 800, 100):
-        await talk.say(frame(first, first + 100, *range(first + 1, first + 101), ids=ids))
+    talk = await stage.begin(400)
+    talk.pour(*(frame(seq, seq + 50, *range(seq + 1, seq + 51), ids=ids) for seq in range(0, 400, 50)))
     # Until its output stands still; if that was too early, what follows must be right all the same.
     unread = -1
     while unread <= 0 or unread != stage.client.unread:

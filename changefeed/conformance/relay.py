@@ -32,20 +32,23 @@ class Relay:
         self._open: set[_Link] = set()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
-        self._placeholder: socket.socket | None = None
+        self._holder: socket.socket | None = None
 
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled or shut."""
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.port = listeners[0].socket.getsockname()[1]
+        """Serve until cancelled or shut; the port is held until `close`."""
+        # Bound and not listened on: it keeps the port when the listener is gone, so that whoever connects is refused.
+        self._holder = _bound(0)
+        self.port = self._holder.getsockname()[1]
+        listening = trio.socket.from_stdlib_socket(_bound(self.port))
+        listening.listen(100)
         task_status.started()
         try:
             with self._scope:
-                await trio.serve_listeners(self._serve, listeners)
+                await trio.serve_listeners(self._serve, [trio.SocketListener(listening)])
         finally:
             self._ended.set()
 
@@ -58,15 +61,11 @@ class Relay:
         """As if the server's process had been killed: connections break, and new ones are refused."""
         self._scope.cancel()
         await self._ended.wait()
-        # Bound but not listened on: so nobody else gets the port, and whoever connects is refused.
-        self._placeholder = socket.socket()
-        self._placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._placeholder.bind(("127.0.0.1", self.port))
 
     def close(self) -> None:
-        """Let the port of a relay that was shut go."""
-        if self._placeholder is not None:
-            self._placeholder.close()
+        """Let the port go."""
+        if self._holder is not None:
+            self._holder.close()
 
     async def _serve(self, near: trio.SocketStream) -> None:
         refuse = self.refuse
@@ -124,6 +123,14 @@ class Relay:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         scope.cancel()
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket on loopback that shares its port with others of this process's user that are made here."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.bind(("127.0.0.1", port))
+    return sock
 
 
 class _Link:

@@ -36,6 +36,9 @@ GRACE_S: Final = 1.5
 #: So long after it handled something a client must have saved its position, in seconds.
 SAVED_S: Final = 2.0
 
+#: How often the stage looks at its clock, in seconds.
+TICK_S: Final = 0.05
+
 _SETTINGS: Final = Settings()
 
 
@@ -48,7 +51,8 @@ def limits(dead_s: float) -> Limits:
 class Talk:
     """One connection of the client, from its Subscribe on. After `welcome` it beats like a server.
 
-    handled: the last position that the client said to have handled. heard_at: when it said anything last. over: why
+    handled: the last position that the client said to have handled. heard_at: when it said anything last, in
+    `lived_s`. over: why
     the connection ended; None while it is open. quiet: the server says nothing by itself.
     """
 
@@ -56,7 +60,7 @@ class Talk:
         self.connection = connection
         self.subscribe = subscribe
         self.handled: Position | None = None
-        self.heard_at = trio.current_time()
+        self.heard_at = stage.lived_s
         self.over: ChangefeedError | None = None
         self.quiet = False
         self._stage = stage
@@ -71,7 +75,7 @@ class Talk:
             while True:
                 data = await self.connection.receive()
                 message = decode(data, self.connection.subprotocol, (Handled, Beat))
-                self.heard_at = trio.current_time()
+                self.heard_at = self._stage.lived_s
                 if isinstance(message, Handled):
                     if message.position.seq > self._told:
                         raise Failed(
@@ -93,15 +97,16 @@ class Talk:
 
     def expect_beginning(self) -> None:
         if self.subscribe.start != Start(at="beginning"):
-            raise Failed(f'with no saved position it must start at "beginning"; it started at {self._start}')
+            raise Failed(f'with no saved position it must start at "beginning"; it started at {self.started_at}')
 
     def expect_position(self, position: int | Position) -> None:
         wanted = position if isinstance(position, Position) else at(position)
         if self.subscribe.start.position != wanted:
-            raise Failed(f"it resumed at {self._start}; its position was {wanted}")
+            raise Failed(f"it resumed at {self.started_at}; its position was {wanted}")
 
     @property
-    def _start(self) -> str:
+    def started_at(self) -> str:
+        """Where the client asked to start, for people."""
         start = self.subscribe.start
         return str(start.position) if start.position is not None else repr(start.at if start.at else start.time)
 
@@ -128,6 +133,17 @@ class Talk:
             to = getattr(message, "to", None) or getattr(message, "position", None)
             self._told = max(self._told, to.seq if to is not None else 0)
             await self._send(encode(message, self.connection.subprotocol))
+
+    def pour(self, *messages: AnyMessage) -> None:
+        """Say it in the background, to a client that may not read."""
+
+        async def say() -> None:
+            try:
+                await self.say(*messages)
+            except (ConnectionLost, Failed):
+                pass
+
+        self._stage.nursery.start_soon(say)
 
     async def say_with(self, message: AnyMessage, alter: Callable[[dict[str, Any]], None]) -> None:
         """A message whose plain form a later release has altered."""
@@ -171,15 +187,14 @@ class Talk:
 
     async def hear_regularly(self, seconds: float) -> None:
         """For so long the client may never be silent for much longer than heartbeat_s."""
-        since = trio.current_time()
-        end, allowed = since + seconds, HEARTBEAT_S + GRACE_S
-        while trio.current_time() < end:
-            with trio.move_on_at(min(end, max(self.heard_at, since) + allowed)):
-                await self._stage.changed.wait()
+        stage = self._stage
+        since = stage.lived_s
+        while stage.lived_s < since + seconds:
+            await stage.changed.wait()
             if self.over is not None:
                 raise Failed(f"it left the connection, on which nothing was wrong ({self.over})")
-            silence = trio.current_time() - max(self.heard_at, since)
-            if silence >= allowed:
+            silence = stage.lived_s - max(self.heard_at, since)
+            if silence >= HEARTBEAT_S + GRACE_S:
                 raise Failed(
                     f"it said nothing for {silence:.1f} s; it must say handled every heartbeat_s ({HEARTBEAT_S:g} s)"
                 )
@@ -196,7 +211,9 @@ class Stage:
 
     client: the program. relay: between client and server; other: a second way to the same server, which the client
     knows only if a scenario tells it. arrivals: how often a Subscribe came. changed: notified when anything happened.
-    patience_s: how long the client may take for one step, in seconds.
+    patience_s: how long the client may take for one step, in seconds. lived_s: seconds that this process has lived
+    through; while it was held up (a busy machine, a large message) they do not pass, so that nobody is called silent
+    whose words wait to be read.
     """
 
     def __init__(
@@ -208,9 +225,18 @@ class Stage:
         self.relay = Relay(target, self.changed.notify)
         self.other = Relay(target, self.changed.notify)
         self.arrivals = 0
+        self.lived_s = 0.0
         self.client = Client(command, dict(os.environ), folder / "cursor", self.changed.notify)
         self.client.env |= {"CHANGEFEED_FEED": FEED, "CHANGEFEED_CURSOR": str(self.client.cursor)}
         self._arrived: list[Talk] = []
+
+    async def live(self) -> None:
+        """Let `lived_s` pass."""
+        while True:
+            before = trio.current_time()
+            await trio.sleep(TICK_S)
+            self.lived_s += min(trio.current_time() - before, 2 * TICK_S)
+            self.changed.notify()
 
     async def start_client(self, *servers: str) -> None:
         """Start the program (again). servers: what it is told; without any, the relay's URL."""
@@ -354,6 +380,7 @@ async def open_stage(command: Sequence[str], folder: Path, patience_s: float = P
         await nursery.start(stage.relay.run)
         await nursery.start(stage.other.run)
         nursery.start_soon(listener.serve, stage.handle, http)
+        nursery.start_soon(stage.live)
         try:
             yield stage
         finally:

@@ -187,7 +187,7 @@ MUTANTS = (
     mutant(
         "begins anew at a redirect",
         "redirect",
-        "it resumed at 'beginning'",
+        "it resumed at 'beginning'; it had handled",
         "redirected = [...servers];",
         "redirected = [...servers]; setTimeout(() => (position = null), delay_s * 1000);",
     ),
