@@ -176,7 +176,11 @@ def from_environment(
             tuned[field] = number
         else:
             names = everything | {ENV_PREFIX + key.upper() for key in tunables()}
-            raise BadConfig(f"the environment sets {variable}, which nothing here reads{hint(variable, names)}")
+            # Who writes the variable as the flag is called means the one that the flag really has.
+            twins = {ENV_PREFIX + option.key.upper(): option.variable for option in options}
+            near = nearest(variable, names | set(twins))
+            meant = f"; did you mean {twins.get(near, near)!r}?" if near else ""
+            raise BadConfig(f"the environment sets {variable}, which nothing here reads{meant}")
     return values, tuned
 
 

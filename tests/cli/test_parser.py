@@ -88,6 +88,8 @@ def test_a_wrong_variable_is_refused_for_every_command() -> None:
     """The environment is checked against the variables of all commands, not only of this one."""
     assert "did you mean 'CHANGEFEED_COORDINATOR'" in refused("status", CHANGEFEED_CORDINATOR="x")
     parse(["status"], {"CHANGEFEED_COORDINATOR": "file:x"})
+    for called_as_the_flag in ("CHANGEFEED_SERVER", "CHANGEFEED_SEVER"):
+        assert "did you mean 'CHANGEFEED_URL'" in refused("status", **{called_as_the_flag: "x"})
 
 
 def test_words_have_variables_too() -> None:
