@@ -15,6 +15,7 @@ The tree follows an event, stage by stage; in each stage `machine.py` decides (p
     feednode.py, instance.py   wire one process's part in its feeds
     testing/         conformance suites, fakes, strategies       cli/         one module per command
     demo/            the main job: a git history through a failing cluster
+    conformance/     grades subscribers in any language against a scripted server
 
 docs/internals/architecture.md shows the seams. What follows is the public API.
 """

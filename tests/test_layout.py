@@ -35,7 +35,7 @@ SEAMS = {
     "peer": {"changefeed.serving.window"},  # a link puts the leader's entries into the window that sessions read
 }
 #: Whoever is above the stages and wires them together.
-ABOVE = {"instance", "cli", "demo", "testing"}
+ABOVE = {"instance", "cli", "conformance", "demo", "testing"}
 
 LINES_OF_A_MODULE = 600
 #: A test file may list more cases than a reader of the product should have to hold.
