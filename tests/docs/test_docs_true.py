@@ -79,6 +79,23 @@ def test_every_page_that_a_page_links_to_exists() -> None:
     assert dead == []
 
 
+def test_every_path_of_this_tree_that_a_page_names_exists() -> None:
+    """`tests/leader/`, `changefeed/log/verify.py` and the like; also short ones in architecture.md's table of files."""
+    gone = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for name in re.findall(r"`((?:changefeed|tests|simulations|docs|cmd)/[\w./-]*)`", page.read_text()):
+            if not (ROOT / name).exists():
+                gone.append(f"{page.relative_to(ROOT)} names {name}")
+    table = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/internals/architecture.md").read_text(), re.MULTILINE)
+    gone += [f"architecture.md names {name}" for row in table for name in row.split() if not _in_tree(name)]
+
+    assert gone == []
+
+
+def _in_tree(name: str) -> bool:
+    return (ROOT / "changefeed" / name).exists()
+
+
 def test_make_docs_runs_everything_that_writes_a_page() -> None:
     """A page is made by a test; `make docs` names each of them, by its file or folder."""
     (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "WRITE_DOCS=1" in line]
