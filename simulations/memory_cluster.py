@@ -423,9 +423,8 @@ def main() -> int:
         print(f"{count:8} x {name}")
     print(f"slowest to converge after healing: {slowest[0]} s, seed {slowest[1]}")
     missing = sightings.missing() if options.seeds >= 200 else []
-    for name in missing:
-        print(f"never met: {name}")
-    print(f"{options.seeds} seeds, {len(failed)} failed{': ' + ', '.join(map(str, failed)) if failed else ''}")
+    verdict = f"{options.seeds} seeds, {len(failed)} failed{': ' + ', '.join(map(str, failed)) if failed else ''}"
+    print(verdict + (f"; never met: {', '.join(missing)}" if missing else ""))
     return 1 if failed or missing else 0
 
 

@@ -300,3 +300,26 @@ async def test_a_leader_does_not_go_on_from_a_history_that_the_log_does_not_hold
         assert a.leads("vmapi")
         async with a.subscribe("vmapi", start="beginning") as events:
             assert (await anext(aiter(events))).id == "1"
+
+
+async def test_a_leaver_can_be_reached_until_its_successor_has_fenced(autojump_clock: Any) -> None:
+    """Review 20: a follower whose link breaks during the handover must not find a refused port, which is evidence of a
+    dead process: it would challenge, and the leaver's last append would be of unknown outcome."""
+    site = Site()
+    async with site.instance("a", ("vmapi",)) as a, site.instance("b", ("vmapi",)) as b:
+        await a.wait_ready()
+        await b.wait_ready()
+        assert a.leads("vmapi")
+        async with a.publisher("vmapi") as publisher, trio.open_nursery() as nursery:
+            await publisher.publish("vm", "1", "create")
+            site.faults["a"].plan("append", None, delay_s=1.0)
+            pending = publisher.submit_nowait(Change("vm", "2", "update"))
+            await trio.sleep(0.1)
+            nursery.start_soon(a.drain)
+            await trio.sleep(0.2)
+            site.network.drop("b", "a")
+            receipt = await pending.wait()
+            assert (receipt.first.epoch, receipt.repeated) == (1, False)
+        await trio.sleep(1.5)
+        assert b.leads("vmapi")
+        assert b.status()["feeds"]["vmapi"]["log"]["epochs"][-1]["why"] == "handover"
