@@ -165,7 +165,8 @@ def place(arena: Arena, tmp_path_factory: pytest.TempPathFactory, request: pytes
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
-    wanted = {getattr(item, "callspec", None) and item.callspec.params.get("command") for item in request.session.items}
+    mine = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    wanted = {item.callspec.params.get("command") for item in mine}
     told = tmp_path_factory.mktemp("told")
     with prepared_commands(told, 4) as commands, ThreadPoolExecutor(4) as pool:
         made = Place(arena, folder, commands)
