@@ -143,10 +143,10 @@ async def opened(arena: Arena, publisher: str, subprotocol: str = MSGPACK, feed:
 
 
 async def test_bodies_that_cost_more_than_they_weigh(arena: Arena) -> None:
-    """Four megabytes of empty lists are a legal publish: they are checked in parts, and stored."""
+    """Two megabytes of empty lists are a legal publish: they are checked in parts, and stored."""
     peer, _ = await opened(arena, "lists")
-    change = encode_change(Change("vm", "lists", "update", body=[[]] * 500_000), 2**20)
-    with arena.grows_by_less_than(128):
+    change = encode_change(Change("vm", "lists", "update", body=[[]] * 250_000), 2**20)
+    with arena.grows_by_less_than(96):
         await peer.say(Publish(0, 1, (1,) * 8, change * 8))
         assert (await peer.answer()).first is not None
     await peer.connection.aclose()
@@ -155,7 +155,7 @@ async def test_bodies_that_cost_more_than_they_weigh(arena: Arena) -> None:
 async def test_a_subscriber_that_gets_such_bodies_as_json(arena: Arena) -> None:
     """They are written a change at a time, beside the event loop."""
     peer, _ = await opened(arena, "lists-again")
-    change = encode_change(Change("vm", "lists", "update", body=[[]] * 300_000), 2**20)
+    change = encode_change(Change("vm", "lists", "update", body=[[]] * 150_000), 2**20)
     await peer.say(Publish(0, 1, (8,), change * 8))
     first = (await peer.answer()).first
     await peer.connection.aclose()
@@ -173,10 +173,10 @@ async def test_a_subscriber_that_gets_such_bodies_as_json(arena: Arena) -> None:
 async def test_a_large_json_publish(arena: Arena) -> None:
     """JSON is decoded at once, beside the event loop: it takes about thirty times its length."""
     peer, _ = await opened(arena, "json", JSON)
-    body = "[" + "[]," * 160_000 + "[]]"
+    body = "[" + "[]," * 80_000 + "[]]"
     change = f'{{"resource": "vm", "id": "json", "op": "update", "body": {body}}}'
     text = f'{{"type": "publish", "after": 0, "number": 1, "sizes": [8], "changes": [{",".join([change] * 8)}]}}'
-    with arena.grows_by_less_than(192):
+    with arena.grows_by_less_than(128):
         await peer.say(text)
         answer = await peer.answer()
     assert isinstance(answer, Answer) and answer.first is not None
