@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,11 +27,21 @@ from changefeed.testing.tied import leash, tied
 INSTANCES: Final = "abcdefghijklmnopqrstuvwxyz"
 
 
+#: Below Linux's range for outgoing connections: an instance that is started again finds its port free, whoever has
+#: connected to somewhere meanwhile.
+PORTS = range(15_000, 32_000)
+
+
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class ServeProcess:
