@@ -113,7 +113,7 @@ MUTANTS = (
         TAKEN,
         "  position = to;\n  if (runs) save();\n",
     ),
-    mutant("applies repeats", "repeat", "it printed 1, 2, 3, 2, 3", "if (seq > mine) apply", "apply"),
+    mutant("applies repeats", "repeat", "it printed 1, 2, 3, 2", "if (seq > mine) apply", "apply"),
     mutant("counts events itself", "sparse", "it printed seq 6 with id 'id-17'", "? seqs[index]", "? seqs[0] + index"),
     mutant(
         "takes the first run only",
