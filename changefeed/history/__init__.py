@@ -44,3 +44,9 @@ Every record has `t`, `node` (the process, or part of the harness: "a", "p1", "s
                  entry       epoch, term, seq, publisher, incarnation, number, sizes, keys, digests
                  effects     reader, origin, keys           what a reader's own database holds, in order
 """
+
+from __future__ import annotations
+
+from changefeed.history.broken import Broken
+
+__all__ = ["Broken"]

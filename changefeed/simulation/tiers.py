@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from changefeed.history import Broken
 from changefeed.simulation.plan import Plan
 
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """One broken promise. promise: "C1" … "C16", or "crash" for an error that left the code. says: a sentence.
-    about: facts for tools (keys, seqs)."""
-
-    promise: str
-    says: str
-    about: dict[str, Any] = field(default_factory=dict)
+__all__ = ["Broken", "Outcome", "Tier", "tier"]
 
 
 @dataclass(frozen=True, slots=True)
