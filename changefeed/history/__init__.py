@@ -1,6 +1,7 @@
 """What happened in a run, as records; and what must be true of it, as checkers. Proofs read this and nothing else.
 
     records.py    Record, the writers (memory; a file that SIGKILL cannot shorten) and the reader
+    facts.py      the product's values (changes, events, entries) as facts of records
     view.py       a history indexed once, for all checkers: log, publishers, readers, leaders, faults
     checkers/     one file per promise, C1 to C16; `check(history)` runs them all
 
@@ -66,7 +67,8 @@ digits over a change's encoded bytes. Facts in [] may be left out: then what the
                                                            after `log`: what it holds. Before `log`: what was seen in it
                                                            earlier, for instance at its commit; stands in for what was
                                                            trimmed
-                 effects    reader, origin, keys, [position]    what a reader's own database holds, in order; origin: the
+                 effects    reader, origin, keys, [position]
+                                                           what a reader's own database holds, in order; origin: the
                                                            position after which it began; position: its cursor
 
 `want` knows: acks, events, submits, repeats, leader-changes, fenced-appends, unknown-appends, resumes, resets, trims,
