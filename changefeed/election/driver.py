@@ -287,7 +287,9 @@ class Elector:
                 return machine.did_look, id, await self._look(renew)
             case fx.FenceLog(fence=fence, why=why, clean=clean):
                 stamped = self._world.wall_ms()
-                return machine.did_fence, id, await self._log.fence(fence, why=why, time=stamped, clean=clean)
+                look = await self._log.fence(fence, why=why, time=stamped, clean=clean)
+                self._world.trace("fence", feed=self._feed, epoch=fence.epoch, term=fence.term, tail=look.tail.seq)
+                return machine.did_fence, id, look
             case fx.AskMembers(record=record):
                 return machine.did_ask, id, await self._ask(record)
             case fx.KillHolder(holder=holder):

@@ -346,6 +346,8 @@ class Term:
 
     def _reply(self, reply: Reply) -> None:
         """What goes wrong with one publisher's connection is nobody else's trouble."""
+        if reply.answer.repeated:
+            self._world.trace("repeat", feed=self._log.feed, publisher=reply.publisher, number=reply.answer.number)
         try:
             reply.ticket(reply.answer)
         except Exception:

@@ -7,7 +7,7 @@ single *steps*: the machine says what it needs next, until it admits or denies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from changefeed.batch import Entry
@@ -65,10 +65,11 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Give `answer` to whoever brought the batch; `ticket` is what came with it."""
+    """Give `answer` to whoever brought the batch; `ticket` is what came with it. publisher: whose, for the trace."""
 
     ticket: Any
     answer: Answer
+    publisher: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -524,7 +524,7 @@ class Sequencer:
         while queue and queue[0].answer is not None:
             first = queue.popleft()
             assert first.answer is not None
-            effects.append(Reply(first.ticket, first.answer))
+            effects.append(Reply(first.ticket, first.answer, first.batch.publisher))
 
     def _drop(self, request: Request) -> None:
         self.queue_bytes -= request.size

@@ -350,7 +350,11 @@ class Subscription:
                     self._dialer.redirect(effect.servers)
                     self._leave(Moved("the server asked to go elsewhere"), effect.delay_s)
                 case Welcomed():
+                    machine = self._machine
                     self._dialer.welcomed()
+                    self._world.trace(
+                        "welcomed", feed=machine.feed, instance=machine.instance, position=machine.position
+                    )
 
     def _leave(self, error: ChangefeedError, delay_s: float = 0.0) -> None:
         if self._session is not None:
