@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +65,7 @@ class _Server:
     client_port: int
     peer_port: int
     election_port: int
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,12 +75,21 @@ class _Server:
 
 class ZookeeperEnsemble:
     """size: number of servers. tick_ms: ZooKeeper's clock; the shortest session is two ticks, any up to 60 s is
-    granted. read_only: servers without a quorum answer clients that ask for read-only sessions.
+    granted. read_only: servers without a quorum answer clients that ask for read-only sessions. hosts: an address for
+    each server, loopback without; within: what the command of the server with that index is prefixed with (to put it
+    into a network namespace, say); it must exec it, so that the process id stays.
 
     Raises EnsembleError at once if Java or the jars are missing."""
 
     def __init__(
-        self, size: int = 3, *, tick_ms: int = 500, read_only: bool = False, folder: Path | None = None
+        self,
+        size: int = 3,
+        *,
+        tick_ms: int = 500,
+        read_only: bool = False,
+        folder: Path | None = None,
+        hosts: Sequence[str] | None = None,
+        within: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
         sentence = missing()
         if sentence:
@@ -87,6 +98,8 @@ class ZookeeperEnsemble:
         self.tick_ms = tick_ms
         self.read_only = read_only
         self._given = folder
+        self._hosts = tuple(hosts or ["127.0.0.1"] * size)
+        self._within = within or (lambda _: ())
         self.folder = Path()
         self._servers: list[_Server] = []
         self._watchdog: subprocess.Popen[bytes] | None = None
@@ -96,7 +109,7 @@ class ZookeeperEnsemble:
     @property
     def connect_string(self) -> str:
         """HOST:PORT of every server, comma-separated."""
-        return ",".join(f"127.0.0.1:{server.client_port}" for server in self._servers)
+        return ",".join(f"{server.host}:{server.client_port}" for server in self._servers)
 
     def url(self, chroot: str = "") -> str:
         """The coordinator URL of this ensemble."""
@@ -180,7 +193,7 @@ class ZookeeperEnsemble:
 
     def mode(self, index: int) -> str:
         """What a server does: "leader", "follower", "standalone", "read-only"; "" if it serves nobody."""
-        for line in _ask(self._servers[index].client_port, "srvr").splitlines():
+        for line in _ask(self._servers[index], "srvr").splitlines():
             if line.startswith("Mode: "):
                 return line.removeprefix("Mode: ").strip()
         return ""
@@ -232,7 +245,7 @@ class ZookeeperEnsemble:
         for number in range(1, self.size + 1):
             folder = self.folder / f"server-{number}"
             client, peer, election = ports[3 * number - 3 : 3 * number]
-            self._servers.append(_Server(number, folder, client, peer, election))
+            self._servers.append(_Server(number, folder, client, peer, election, self._hosts[number - 1]))
         for server in self._servers:
             (server.folder / "data").mkdir(parents=True, exist_ok=True)
             (server.folder / "data" / "myid").write_text(f"{server.number}\n")
@@ -245,7 +258,7 @@ class ZookeeperEnsemble:
             f"syncLimit={5_000 // self.tick_ms}",
             f"dataDir={server.folder / 'data'}",
             f"clientPort={server.client_port}",
-            "clientPortAddress=127.0.0.1",
+            f"clientPortAddress={server.host}",
             "maxClientCnxns=0",
             f"minSessionTimeout={2 * self.tick_ms}",
             "maxSessionTimeout=60000",
@@ -254,7 +267,7 @@ class ZookeeperEnsemble:
             "preAllocSize=64",
         ]
         if self.size > 1:
-            lines += [f"server.{s.number}=127.0.0.1:{s.peer_port}:{s.election_port}" for s in self._servers]
+            lines += [f"server.{s.number}={s.host}:{s.peer_port}:{s.election_port}" for s in self._servers]
         return "\n".join(lines) + "\n"
 
     def _launch_all(self, limit_s: float) -> None:
@@ -272,7 +285,7 @@ class ZookeeperEnsemble:
         command += ["-cp", ":".join(map(str, classpath)), "org.apache.zookeeper.server.quorum.QuorumPeerMain"]
         with (server.folder / "log").open("ab") as log:
             server.process = subprocess.Popen(
-                [*command, str(server.folder / "zoo.cfg")],
+                [*self._within(server.number - 1), *command, str(server.folder / "zoo.cfg")],
                 cwd=server.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -317,10 +330,10 @@ class ZookeeperEnsemble:
             server.process.wait(timeout=20.0)
 
 
-def _ask(port: int, word: str) -> str:
+def _ask(server: _Server, word: str) -> str:
     """The server's answer to a four-letter word; "" if it gives none."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+        with socket.create_connection((server.host, server.client_port), timeout=1.0) as connection:
             connection.settimeout(1.0)
             connection.sendall(word.encode())
             parts = []
