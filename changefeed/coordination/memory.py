@@ -48,6 +48,7 @@ class MemoryCoordination:
     session_s: how long a session outlives its last contact. answer_s: how long a call waits for a server that
     cannot be reached before it raises; above zero a loop that asks again and again cannot stop virtual time.
     latency: seconds for each way of each call, drawn anew each time.
+    read_only: while it is set, reads are answered and writes are not.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class MemoryCoordination:
         self.latency = latency
         self.id = self.entropy.token(8)
         self.quorum = True
+        self.read_only = False
         self._feeds: dict[str, _Feed] = {}
         self._sessions: dict[str, _Session] = {}
         self._participants: list[MemoryCoordinator] = []
@@ -280,7 +282,8 @@ class MemoryCoordinator:
         )
 
     def state(self) -> CoordinatorState:
-        return CoordinatorState(self.server.id, self._reached, self.session, self.server.session_s)
+        server = self.server
+        return CoordinatorState(server.id, self._reached, self.session, server.session_s, server.read_only)
 
     @property
     def _reached(self) -> bool:
@@ -290,6 +293,8 @@ class MemoryCoordinator:
         """One request and its reply: each may be late or lost."""
         await self._way("the request")
         self.server._expire_due()
+        if write and self.server.read_only:
+            raise CoordinatorUnavailable("the coordinator's server takes no writes now")
         result = action()
         if write and self.reply_lost:
             self.reply_lost = False

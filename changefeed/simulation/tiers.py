@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from changefeed.history import Broken
 from changefeed.simulation.plan import Plan
@@ -46,6 +47,17 @@ class Tier(Protocol):
         leaving a fault out does not shift the others. Never raises for what the run did."""
 
 
+#: The package of each tier; its `TIER` is the tier. Imported when it is asked for.
+TIERS: Final = {
+    "cluster": "changefeed.simulation.cluster",
+    "stack": "changefeed.simulation.stack",
+    "explorer": "changefeed.simulation.explorer",
+}
+
+
 def tier(name: str) -> Tier:
     """The tier of that name. Raises ValueError that names those there are."""
-    raise NotImplementedError
+    if name not in TIERS:
+        raise ValueError(f"there is no tier {name!r}; there are {', '.join(TIERS)}")
+    found: Tier = importlib.import_module(TIERS[name]).TIER
+    return found

@@ -4,6 +4,7 @@
     a, b = net.host("a"), net.host("b")     # each is a Network; what it opens and connects belongs to that host
     net.kill("a")                           # as SIGKILL: its listeners refuse, its connections break
     net.cut("a", "b"); net.heal("a", "b")   # a partition: nothing arrives, nobody is told
+    net.cut_way("a", "b")                   # the same for what a sends to b only
     net.delay = lambda source, target: 0.01 # seconds that a message is under way; order is kept
 
 `MemoryNetwork` itself is the Network of the host "". `connection_pair()` gives the two ends of one connection.
@@ -289,7 +290,7 @@ class MemoryNetwork:
         self._listeners: dict[tuple[str, int], MemoryListener] = {}
         self._owners: dict[tuple[str, int], str] = {}
         self._links: list[tuple[str, str, MemoryConnection, MemoryConnection]] = []
-        self._cuts: set[frozenset[str]] = set()
+        self._cuts: set[tuple[str, str]] = set()
         self._healed = trio.Event()
         self._next_port = FIRST_FREE_PORT
 
@@ -317,21 +318,29 @@ class MemoryNetwork:
 
     def cut(self, host: str, other: str) -> None:
         """Nothing arrives between two hosts any more, and neither is told. What is sent waits until `heal`."""
-        self._cuts.add(frozenset((host, other)))
+        self._cuts |= {(host, other), (other, host)}
+        self._hold()
+
+    def cut_way(self, source: str, target: str) -> None:
+        """Nothing that `source` sends arrives at `target` any more; the other way goes on.
+        No connection can be opened meanwhile."""
+        self._cuts.add((source, target))
         self._hold()
 
     def heal(self, host: str, other: str) -> None:
-        self._cuts.discard(frozenset((host, other)))
+        """Both ways."""
+        self._cuts -= {(host, other), (other, host)}
         self._hold()
         self._healed.set()
         self._healed = trio.Event()
 
     def _hold(self) -> None:
         for source, target, near, far in self._live():
-            held = frozenset((source, target)) in self._cuts
-            for end in (near, far):
-                end._incoming.held = held
-                end._incoming.notify()
+            for pipe, way in ((near._incoming, (target, source)), (far._incoming, (source, target))):
+                held = way in self._cuts
+                if pipe.held != held:
+                    pipe.held = held
+                    pipe.notify()
 
     def _live(self) -> list[tuple[str, str, MemoryConnection, MemoryConnection]]:
         """Connections of which an end is open yet; others are forgotten."""
@@ -404,7 +413,7 @@ class MemoryNetwork:
         while True:
             await trio.lowlevel.checkpoint()
             owner = self._owners.get(key)
-            if owner is not None and frozenset((name, owner)) in self._cuts:
+            if owner is not None and ((name, owner) in self._cuts or (owner, name) in self._cuts):
                 await self._healed.wait()
                 continue
             listener = self._listeners.get(key)

@@ -1,0 +1,303 @@
+"""A whole cluster in one process: production tasks and machines; network, coordinator, log, clock and chance simulated.
+
+Processes are named: instances a, b, c; publishers p0 …; readers s0 …. Each runs in lives: it is killed and begins again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import trio
+
+from changefeed import open_instance
+from changefeed.change import FeedSettings
+from changefeed.coordination.memory import MemoryCoordination, MemoryCoordinator
+from changefeed.errors import ChangefeedError
+from changefeed.instance import Instance
+from changefeed.log.memory import MemoryLogStore, MemoryPlace
+from changefeed.ports import SeededEntropy, World
+from changefeed.settings import Settings
+from changefeed.simulation.cluster.clients import Client, Reader, Writer
+from changefeed.simulation.cluster.distant import PAUSE_CHANCE, PAUSE_S, DistantLog
+from changefeed.simulation.cluster.drawing import NAMES
+from changefeed.simulation.cluster.recording import FEED, Archive, Recorder, Voice
+from changefeed.simulation.cluster.sightings import Sightings
+from changefeed.simulation.cluster.virtual import PROCESS, Freezer
+from changefeed.simulation.plan import Plan
+from changefeed.transport.memory import MemoryNetwork
+
+WALL_START_MS = 1_700_000_000_000
+#: Traces that are records of the history, under the same names and with the same facts.
+RECORDED = frozenset({"elected", "fence", "append", "repeat", "deposed"})
+
+
+@dataclass
+class Process:
+    """One life of an instance."""
+
+    name: str
+    voice: Voice
+    faults: DistantLog
+    coordinator: MemoryCoordinator
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    drain: trio.Event = field(default_factory=trio.Event)
+    instance: Instance | None = None
+
+
+@dataclass
+class Armed:
+    """Something that happens when an instance passes a named step. target: "" for any of `names`."""
+
+    point: str
+    target: str
+    act: Callable[[str], None]
+    names: tuple[str, ...]
+
+
+class Cluster:
+    """Everything of one run."""
+
+    def __init__(self, seed: int, plan: Plan, recorder: Recorder, sightings: Sightings) -> None:
+        self.seed = seed
+        self.plan = plan
+        self.recorder = recorder
+        self.sightings = sightings
+        self.freezer = Freezer()
+        self.healed = trio.Event()
+        self.names = NAMES[: plan.option("instances", 3)]
+        self.urls = {name: f"ws://127.0.0.1:{7000 + n}" for n, name in enumerate(self.names)}
+        self.processes: dict[str, Process] = {}
+        self.lives: dict[str, int] = {}
+        self.armed: list[Armed] = []
+        self.wall_ms = WALL_START_MS
+        self.extra_way_s = 0.0
+        self.extra_ask_s = 0.0
+        self.place = MemoryPlace()
+        self.archive = Archive(recorder)
+        self.network = MemoryNetwork()
+        self.network.delay = self._delay()
+        self.settings = self._settings()
+        self.coordination = MemoryCoordination(
+            SeededEntropy(f"{seed}-coordination"), session_s=2.0, answer_s=0.3, latency=self._latency()
+        )
+        self.writers = [Writer(self, who) for who in plan.option("publishers", ["p0"])]
+        self.readers = [Reader(self, options) for options in plan.option("readers", [{"who": "s0", "filter": {}}])]
+        self.clients: dict[str, Client] = {one.who: one for one in (*self.writers, *self.readers)}
+
+    def _settings(self) -> Settings:
+        return Settings(
+            heartbeat_s=1.0,
+            heartbeat_dead_s=2.5,
+            reconnect_max_s=0.5,
+            cursor_interval_s=0.2,
+            drain_s=2.0,
+            redirect_spread_s=0.5,
+            handshake_s=3.0,
+            stall_after_s=4.0,
+            suspect_after_s=1.0,
+            stale_after_s=2.0,
+            log_timeout_s=1.0,
+            retention_every_s=0.5 if self.plan.option("keep") is not None else 10.0,
+            batch_bytes_aim=self.plan.option("batch_bytes", 262144),
+            in_flight_max=self.plan.option("in_flight", 16),
+        )
+
+    def _delay(self) -> Any:
+        chance, way_s = random.Random(f"{self.seed}-net").random, self.plan.option("way_s", 0.002)
+
+        def delay(source: str, target: str) -> float:
+            return 0.0002 + (way_s + self.extra_way_s) * chance() ** 3  # type: ignore[no-any-return]
+
+        return delay
+
+    def _latency(self) -> Any:
+        chance, ask_s = random.Random(f"{self.seed}-coordinator").random, self.plan.option("ask_s", 0.003)
+        pausing = "coordinator" in self.plan.option("pauses", ())
+
+        def latency() -> float:
+            wait_s = (ask_s + self.extra_ask_s) * chance()
+            if pausing and chance() < PAUSE_CHANCE:
+                wait_s += PAUSE_S * chance()
+            return wait_s  # type: ignore[no-any-return]
+
+        return latency
+
+    @property
+    def servers(self) -> list[str]:
+        return list(self.urls.values())
+
+    # ---- what is said
+
+    def voice(self, who: str, life: int) -> Voice:
+        return Voice(self.recorder, who, life)
+
+    def world(self, who: str, voice: Voice) -> World:
+        """What a process gets of the world. Its chances hang on its life only."""
+
+        def trace(name: str, /, **facts: Any) -> None:
+            if voice.silent:
+                return
+            self.sightings.traced(name, facts)
+            if name in RECORDED:
+                facts.pop("instance", None)
+                voice(name, **facts)
+            elif name == "welcomed":
+                voice("connected", reader=who, instance=facts["instance"], position=str(facts["position"]))
+            if self.armed:
+                self.passed(who, name)
+
+        entropy = SeededEntropy(f"{self.seed}-{who}-{voice.life}")
+        return World(entropy, lambda: self.wall_ms + int(trio.current_time() * 1000), trace)
+
+    def passed(self, who: str, point: str) -> None:
+        """A process passes a named step: whatever waits for that happens now, before its next line."""
+        for armed in self.armed:
+            if armed.point == point and who in armed.names and armed.target in ("", who):
+                self.armed.remove(armed)
+                armed.act(who)
+                return
+
+    # ---- instances
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """The log with its settings, then all processes."""
+        keep = self.plan.option("keep")
+        store = MemoryLogStore(self.place, self.settings, world=World(SeededEntropy(f"{self.seed}-log")))
+        log = await store.open(FEED)
+        if keep is not None:
+            await log.set_settings(FeedSettings(retention_count=keep))
+        for name in self.names:
+            nursery.start_soon(self.keep, name)
+        for reader in self.readers:
+            nursery.start_soon(reader.run)
+
+    async def keep(self, name: str) -> None:
+        """Run an instance; start it again some time after it ended."""
+        PROCESS.set(name)
+        chance = random.Random(f"{self.seed}-restart-{name}")
+        while True:
+            try:
+                await self._run_instance(name)
+            except ChangefeedError as error:
+                self.sightings[f"start failed: {error.code}"] += 1
+            with trio.move_on_after(0.1 + 2 * chance.random() ** 2):
+                await self.healed.wait()
+            await trio.sleep(0.05)
+
+    async def _run_instance(self, name: str) -> None:
+        """One process: until it is killed or has drained."""
+        life = self.lives[name] = self.lives.get(name, 0) + 1
+        voice = self.voice(name, life)
+        world = self.world(name, voice)
+        store = MemoryLogStore(self.place, self.settings, world=world)
+        faults = DistantLog(
+            self.place,
+            self.archive,
+            random.Random(f"{self.seed}-log-{name}-{life}"),
+            self.plan.option("log_s", 0.0),
+            self.plan.option("pauses", ()),
+            partial(self.passed, name),
+        )
+        store.hook = faults
+        process = Process(name, voice, faults, self.coordination.coordinator(alive=self._dead))
+        self.processes[name] = process
+        try:
+            with process.scope:
+                async with open_instance(
+                    [FEED],
+                    log=store,
+                    coordinator=process.coordinator,
+                    listen=self.urls[name].removeprefix("ws://"),
+                    name=name,
+                    settings=self.settings,
+                    network=self.network.host(name),
+                    world=world,
+                ) as instance:
+                    process.instance = instance
+                    await process.drain.wait()
+                    await instance.drain()
+        finally:
+            if self.processes.get(name) is process:
+                del self.processes[name]
+
+    async def _dead(self, member: Any) -> bool:
+        return False
+
+    def running(self, name: str) -> Process | None:
+        """The process of that instance, once it is open."""
+        process = self.processes.get(name)
+        return process if process is not None and process.instance is not None else None
+
+    def leader(self) -> str | None:
+        """Who thinks that it leads."""
+        for name, process in self.processes.items():
+            if process.instance is not None and process.instance.leads(FEED):
+                return name
+        return None
+
+    def leader_beside(self, name: str) -> bool:
+        """Whether another instance thinks that it leads."""
+        others = (process for who, process in self.processes.items() if who != name)
+        return any(process.instance is not None and process.instance.leads(FEED) for process in others)
+
+    # ---- what is done to processes
+
+    def kill(self, name: str) -> bool:
+        """As SIGKILL: first nothing of it can leave any more, then it ends."""
+        process = self.processes.pop(name, None)
+        if process is None:
+            return False
+        if process.instance is not None and process.instance.leads(FEED):
+            self.sightings["killed while leading"] += 1
+        process.voice.silent = True
+        self.network.kill(name)
+        self.coordination.crash(process.coordinator)
+        process.faults.outage = True
+        process.scope.cancel()
+        self.freezer.thaw(name)
+        return True
+
+    def freeze(self, name: str) -> Process | None:
+        """As SIGSTOP. The coordinator hears nothing of it meanwhile."""
+        process = self.running(name)
+        if process is None or self.freezer.is_frozen(name):
+            return None
+        assert process.instance is not None
+        if process.instance.leads(FEED):
+            self.sightings["frozen while leading"] += 1
+        self.freezer.freeze(name)
+        self.coordination.disconnect(process.coordinator)
+        return process
+
+    def thaw(self, name: str) -> None:
+        process = self.processes.get(name)
+        if process is not None:
+            self.coordination.reconnect(process.coordinator)
+        self.freezer.thaw(name)
+
+    def heal(self) -> None:
+        """Everything that is still wrong ends now."""
+        self.armed.clear()
+        hosts = [*self.names, *self.clients]
+        for number, host in enumerate(hosts):
+            for other in hosts[number + 1 :]:
+                self.network.heal(host, other)
+        for who in hosts:
+            if self.freezer.is_frozen(who):
+                self.thaw(who)
+        if not self.coordination.quorum:
+            self.coordination.regain_quorum()
+        self.coordination.read_only = False
+        for process in self.processes.values():
+            process.faults.outage = False
+            self.coordination.release_watches(process.coordinator)
+            self.coordination.reconnect(process.coordinator)
+        self.place.free = self.place.total
+        self.extra_way_s = self.extra_ask_s = 0.0
+        for reader in self.readers:
+            reader.slow_s = 0.0
+        self.healed.set()

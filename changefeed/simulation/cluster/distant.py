@@ -1,0 +1,52 @@
+"""The log as an instance reaches it: calls take time, may pause at drawn steps, and can be made to fail."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+
+import trio
+
+from changefeed.log.memory import Faults, MemoryPlace
+from changefeed.simulation.cluster.recording import FEED, Archive
+
+#: A pause that is on in a seed happens with this chance, and takes up to so many seconds.
+PAUSE_CHANCE = 0.25
+PAUSE_S = 0.4
+
+
+class DistantLog(Faults):
+    """The hook of one process's store.
+
+    lag_s: the mean way of each call, there and back. pauses: the points (calls) at which it may pause. passed: told of
+    each point before anything else is done there; the process may be killed by it.
+    """
+
+    def __init__(
+        self,
+        place: MemoryPlace,
+        archive: Archive,
+        chance: random.Random,
+        lag_s: float,
+        pauses: Collection[str],
+        passed: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self._place = place
+        self._archive = archive
+        self._chance = chance
+        self._lag_s = lag_s
+        self._pauses = pauses
+        self._passed = passed
+
+    async def __call__(self, point: str, feed: str) -> None:
+        if point.endswith(" done"):
+            # Still within the write: nothing has run since its effect.
+            self._archive.looked(self._place.feeds[FEED], point)
+        self._passed(f"log: {point}")
+        wait_s = self._lag_s * self._chance.random() ** 2 if self._lag_s else 0.0
+        if point in self._pauses and self._chance.random() < PAUSE_CHANCE:
+            wait_s += PAUSE_S * self._chance.random()
+        if wait_s:
+            await trio.sleep(wait_s)
+        await super().__call__(point, feed)

@@ -1,0 +1,182 @@
+"""What a seed does: the swarm's switches and the faults, drawn before anything runs (pure).
+
+Each seed switches a few kinds of faults on, and a few of everything else: so rare pairs meet often. All chances of a
+plan come from one stream; a run draws from others, so that leaving a step out does not shift them.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+from changefeed.simulation.plan import Plan, Step
+
+NAMES: Final = ("a", "b", "c")
+PUBLISHERS: Final = ("p0", "p1", "p2")
+READERS: Final = ("s0", "s1", "s2")
+#: The cluster starts, elects and is connected to before the first fault.
+BEGIN_S: Final = 0.6
+
+#: What is done to an instance.
+INSTANCE_KINDS: Final = (
+    "kill",
+    "freeze",
+    "drain",
+    "drain-all",
+    "kill-all",
+    "cut",
+    "cut-way",
+    "cut-coordinator",
+    "drop-links",
+    "expire",
+    "delete-record",
+    "lost-reply",
+    "held-watches",
+    "unknown-append",
+    "unknown-fence",
+    "unknown-incarnation",
+    "slow-append",
+    "log-outage",
+    "kill-at",
+    "freeze-at",
+)
+#: What is done to a part that all share; it has no target.
+SHARED_KINDS: Final = (
+    "quorum",
+    "wipe",
+    "read-only",
+    "slow-coordinator",
+    "older-coordinator",
+    "log-outage-all",
+    "disk-full",
+    "slow-network",
+    "reconnect-all",
+    "clock-jump",
+)
+#: What is done to a client.
+CLIENT_KINDS: Final = ("kill-client", "freeze-client", "cut-client", "slow-reader")
+KINDS: Final = INSTANCE_KINDS + SHARED_KINDS + CLIENT_KINDS
+
+#: Named steps of the production code at which a process is killed or frozen: traces, and calls of the log.
+POINTS: Final = (
+    "elected",
+    "fence",
+    "term-start",
+    "term-end",
+    "append",
+    "visible",
+    "deposed",
+    "repeat",
+    "coordinator-write",
+    "log: fence",
+    "log: fence done",
+    "log: append",
+    "log: append done",
+    "log: open_publisher",
+    "log: open_publisher done",
+    "log: look",
+)
+#: Where a drawn pause may be put, if its seed has it on: calls of the log, and of the coordinator.
+PAUSES: Final = (
+    "fence",
+    "fence done",
+    "append",
+    "append done",
+    "open_publisher",
+    "open_publisher done",
+    "look",
+    "read",
+    "find_batch",
+    "publisher_state",
+    "last_number",
+    "open",
+    "settings",
+    "trim",
+    "trim done",
+    "coordinator",
+)
+FILTERS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {},
+    {"ops": ["create"]},
+    {"resources": {"nic": []}},
+    {"resources": {"vm": ["state"]}},
+    {"ids": ["p0-3", "p2-7"]},
+)
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed."""
+    chance = random.Random(f"{seed}-plan")
+    options = _options(chance)
+    return Plan(_steps(chance, options), tuple(options.items()))
+
+
+def _options(chance: random.Random) -> dict[str, Any]:
+    publishers = chance.sample(PUBLISHERS, chance.choice((1, 2, 2, 3)))
+    readers = [_reader(chance, who) for who in READERS[: chance.choice((1, 2, 2, 3))]]
+    return {
+        "instances": chance.choice((2, 3, 3, 3)),
+        "chaos_s": round(chance.uniform(1.5, 3.5), 2),
+        # On a slow network or a slow log much is under way when something breaks.
+        "way_s": chance.choice((0.002, 0.002, 0.03, 0.1)),
+        "log_s": chance.choice((0.0, 0.0, 0.02, 0.1)),
+        "ask_s": chance.choice((0.003, 0.003, 0.05)),
+        "publishers": sorted(publishers),
+        "named": chance.choice(("p0", "p1", "p2")),
+        "groups": chance.randint(4, 14),
+        "burst": round(chance.choice((0.3, 0.7, 0.9)), 2),
+        "batch_bytes": chance.choice((1, 100, 100, 262144)),
+        "in_flight": chance.choice((1, 2, 16, 16)),
+        "readers": readers,
+        "keep": chance.choice((None, None, None, None, 8)),
+        "pauses": [point for point in PAUSES if chance.random() < 0.25] if chance.random() < 0.5 else [],
+    }
+
+
+def _reader(chance: random.Random, who: str) -> dict[str, Any]:
+    """late: seconds after which it begins, from now on."""
+    found: dict[str, Any] = {"who": who, "filter": chance.choice(FILTERS)}
+    if chance.random() < 0.25:
+        found["groups"] = True
+    if chance.random() < 0.2:
+        found["late"] = round(chance.uniform(0.3, 2.5), 2)
+    if chance.random() < 0.3:
+        found["breaks"] = chance.randint(3, 20)
+    return found
+
+
+def _steps(chance: random.Random, options: dict[str, Any]) -> tuple[Step, ...]:
+    kinds = chance.sample(KINDS, chance.choice((1, 2, 2, 3, 4)))
+    instances = NAMES[: options["instances"]]
+    clients = [*options["publishers"], *(reader["who"] for reader in options["readers"])]
+    steps = []
+    at = BEGIN_S + 0.5 * chance.random()
+    for _ in range(chance.choice((1, 2, 2, 3, 3, 4))):
+        kind = chance.choice(kinds)
+        steps.append(_step(chance, kind, round(at, 3), instances, clients))
+        if chance.random() < 0.7:
+            at += options["chaos_s"] * chance.random() ** 2
+    return tuple(steps)
+
+
+def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...], clients: list[str]) -> Step:
+    lasts = round(0.05 + 2.5 * chance.random() ** 2, 3)
+    if kind in SHARED_KINDS:
+        how = str(round(chance.uniform(-3600, 3600))) if kind == "clock-jump" else ""
+        return Step(at, kind, "", lasts, how)
+    if kind in CLIENT_KINDS:
+        if kind == "slow-reader":
+            clients = [who for who in clients if who.startswith("s")]
+        return Step(at, kind, chance.choice(clients), lasts)
+    target = "leader" if chance.random() < 0.6 else chance.choice(instances)
+    how = ""
+    if kind in ("kill-at", "freeze-at"):
+        how = chance.choice(POINTS)
+    elif kind in ("cut", "cut-way", "drop-links"):
+        how = chance.choice(("one", "all", "clients"))
+    elif kind in ("unknown-append", "unknown-fence", "unknown-incarnation"):
+        how = chance.choice(("before", "after"))
+    elif kind == "cut-coordinator":
+        lasts = round(lasts + 1.5 * chance.random(), 3)
+    return Step(at, kind, target, lasts, how)

@@ -1,0 +1,121 @@
+"""What makes a run of trio one of virtual time, drawn order and frozen processes. Nothing of the product is known here.
+
+These reach into trio's private parts (the scheduler's randomness, its queue, its I/O manager): tests/simulation holds
+them, so that another trio fails loudly.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import trio
+from trio._core import _run
+from trio._core._io_epoll import EpollIOManager
+
+T = TypeVar("T")
+
+#: Real seconds in which nothing happens and nothing is due, before a run is given up.
+STUCK_MAX: Final = 5
+
+#: The simulated process that a task belongs to; inherited by the tasks that it starts.
+PROCESS: contextvars.ContextVar[str] = contextvars.ContextVar("process", default="")
+
+
+class VirtualClock(trio.abc.Clock):
+    """Time stands still while any task can run, and jumps to the next deadline when none can."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._stuck = 0
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        # Trio asks only when no task can run: the moment to jump.
+        if deadline == float("inf"):
+            # At a run's end trio waits for its own wake-up, for some microseconds; anything else is for ever.
+            self._stuck += 1
+            if self._stuck > STUCK_MAX:
+                raise RuntimeError("nothing will ever happen again: every task waits for another one")
+            return 1.0
+        self._stuck = 0
+        self.now = max(self.now, deadline)
+        return 0.0
+
+
+class Freezer(trio.abc.Instrument):
+    """Stops whole processes as SIGSTOP does: none of their tasks runs a step until `thaw`, whatever becomes due for it
+    meanwhile. What others have sent waits, as in the kernel's buffers."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, list[trio.lowlevel.Task]] = {}
+
+    def freeze(self, process: str) -> None:
+        if not self._held:
+            trio.lowlevel.add_instrument(self)
+        self._held.setdefault(process, [])
+
+    def thaw(self, process: str) -> None:
+        if process in self._held:
+            _run.GLOBAL_RUN_CONTEXT.runner.runq.extend(self._held.pop(process))
+            if not self._held:
+                trio.lowlevel.remove_instrument(self)
+
+    def is_frozen(self, process: str) -> bool:
+        return process in self._held
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        held = self._held.get(task.context.get(PROCESS, ""))
+        if held is not None:
+            runq = _run.GLOBAL_RUN_CONTEXT.runner.runq
+            assert runq[-1] is task, "trio puts a task last into its queue before it says so"
+            runq.pop()
+            held.append(task)
+
+
+class _Order(random.Random):
+    """Trio's source of order; as `random.Random`, but quick for the short lists that it shuffles."""
+
+    def shuffle(self, x: Any) -> None:
+        for index in range(len(x) - 1, 0, -1):
+            other = int(self.random() * (index + 1))
+            x[index], x[other] = x[other], x[index]
+
+
+class _NoIo(EpollIOManager):
+    """Nothing real is waited for while anything can happen, so the kernel need not be asked."""
+
+    def get_events(self, timeout: float) -> Any:
+        return super().get_events(timeout) if timeout else ()
+
+    def process_events(self, events: Any) -> None:
+        if events:
+            super().process_events(events)
+
+
+@contextmanager
+def _scheduler(seed: str) -> Iterator[None]:
+    """Trio runs tasks in an order drawn from the seed, and waits for nothing real."""
+    names: Final = ("_ALLOW_DETERMINISTIC_SCHEDULING", "_r", "TheIOManager")
+    before = {name: getattr(_run, name) for name in names}
+    for name, value in zip(names, (True, _Order(seed), _NoIo), strict=True):
+        setattr(_run, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(_run, name, value)
+
+
+def run_virtually(seed: str, main: Callable[[], Awaitable[T]]) -> T:
+    """Run `main` to its end under virtual time that begins at 0. The same seed gives the same order of all steps."""
+    with _scheduler(seed):
+        return trio.run(main, clock=VirtualClock())
