@@ -15,17 +15,15 @@ from changefeed.batch import ENTRY_OVERHEAD, Entry, Tail
 from changefeed.change import FeedSettings
 from changefeed.errors import LogDamaged, LogFormatUnknown, TrimmedAway
 from changefeed.log import FORMAT, Fence, Look, PublisherState
+from changefeed.log.rows import entry_of, follow, one
 from changefeed.log.rules import load_settings, too_old
 from changefeed.log.sqlite_schema import (
     APPLICATION_ID,
     ENTRY_COLUMNS,
     FENCE_COLUMNS,
     LAYOUT,
-    entry_of,
     epoch_of,
     fence_of,
-    follow,
-    one,
     publisher_of,
     read_end,
 )

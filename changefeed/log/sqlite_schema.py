@@ -14,13 +14,12 @@ settings     one row
 from __future__ import annotations
 
 import sqlite3
-import struct
 from typing import Any, Final
 
-from changefeed.batch import Entry, Tail, batch_digest, chain
+from changefeed.batch import Tail
 from changefeed.change import NO_TERM
-from changefeed.errors import LogDamaged
 from changefeed.log import FORMAT, EpochRecord, Fence, PublisherState
+from changefeed.log.rows import one
 
 APPLICATION_ID: Final = int.from_bytes(b"chfd")
 #: Version of these tables (PRAGMA user_version); the fence's format is about what the entries mean.
@@ -78,18 +77,8 @@ def create_tables(
     connection.execute(f"PRAGMA user_version = {LAYOUT}")
 
 
-def one(feed: str, row: tuple[Any, ...] | None, what: str, types: tuple[type, ...]) -> tuple[Any, ...]:
-    """The row if it is there and of these types; LogDamaged otherwise (SQLite's columns take any type)."""
-    if row is None:
-        raise LogDamaged(f"the log of feed {feed} holds no {what}")
-    if len(row) != len(types) or any(type(value) is not kind for value, kind in zip(row, types, strict=True)):
-        raise LogDamaged(f"the log of feed {feed} holds an unreadable {what}")
-    return row
-
-
 _FENCE_TYPES: Final = (int, str, str, str, int, int, str, str, int, int)
 _END_TYPES: Final = (int, int, str, bytes, int)
-_ENTRY_TYPES: Final = (int, int, int, str, int, str, int, int, int, bytes, bytes, bytes, bytes)
 _EPOCH_TYPES: Final = (int, str, int, int, str, str)
 _PUBLISHER_TYPES: Final = (str, int, int, int, int)
 
@@ -125,50 +114,3 @@ def epoch_of(feed: str, row: tuple[Any, ...]) -> EpochRecord:
 def publisher_of(feed: str, row: tuple[Any, ...]) -> PublisherState:
     publisher, incarnation, last_number, last_seq, named = one(feed, row, "publisher row", _PUBLISHER_TYPES)
     return PublisherState(publisher, incarnation, last_number, last_seq, bool(named))
-
-
-def entry_row(entry: Entry) -> tuple[Any, ...]:
-    return (
-        entry.last_seq,
-        entry.seq,
-        entry.epoch,
-        entry.term,
-        entry.time,
-        entry.publisher,
-        entry.incarnation,
-        entry.after,
-        entry.number,
-        struct.pack(f">{len(entry.sizes)}I", *entry.sizes),
-        entry.batch_digest,
-        entry.digest,
-        entry.payload,
-    )
-
-
-def entry_of(feed: str, row: tuple[Any, ...]) -> Entry:
-    """The entry of a row, its bytes checked against its batch digest. The chain is checked by `follow`."""
-    (last_seq, seq, epoch, term, time, publisher, incarnation, after, number, packed, stored, digest, payload) = one(
-        feed, row, "entry row", _ENTRY_TYPES
-    )
-    if not packed or len(packed) % 4:
-        raise LogDamaged(f"entry {seq} of feed {feed} has unreadable group sizes")
-    sizes = struct.unpack(f">{len(packed) // 4}I", packed)
-    if seq + sum(sizes) - 1 != last_seq:
-        raise LogDamaged(f"entry {seq} of feed {feed} holds {sum(sizes)} changes and yet ends at seq {last_seq}")
-    if len(term) != 8:
-        raise LogDamaged(f"entry {seq} of feed {feed} has an unreadable term {term!r}")
-    if batch_digest(sizes, payload) != stored:
-        raise LogDamaged(f"entry {seq} of feed {feed}: its bytes do not match their digest")
-    return Entry(epoch, term, seq, time, publisher, incarnation, after, number, sizes, payload, stored, digest)
-
-
-def follow(feed: str, lineage: str, seq: int, digest: bytes, entry: Entry) -> None:
-    """Raise LogDamaged unless `entry` comes right after the entry that ends at seq with that digest."""
-    if entry.seq != seq + 1:
-        raise LogDamaged(f"the log of feed {feed} has a hole: after seq {seq} comes seq {entry.seq}")
-    try:
-        expected = chain(digest, lineage, entry)
-    except (struct.error, UnicodeError) as error:
-        raise LogDamaged(f"entry {entry.seq} of feed {feed} has an impossible stamp ({error})") from None
-    if expected != entry.digest:
-        raise LogDamaged(f"entry {entry.seq} of feed {feed} does not continue the digest chain")

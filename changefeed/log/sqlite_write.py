@@ -15,15 +15,14 @@ from changefeed.batch import ENTRY_OVERHEAD, Entry
 from changefeed.change import FeedSettings
 from changefeed.errors import SettingsConflict, TailMoved, TooManyPublishers
 from changefeed.log import Fence, Look, PublisherState
+from changefeed.log.rows import entry_row, one
 from changefeed.log.rules import EPOCHS_KEPT, check_time, dump_settings, fence_refused, fenced
 from changefeed.log.sqlite_read import look, publisher_state, read_fence, read_settings
 from changefeed.log.sqlite_schema import (
     FENCE_COLUMNS,
     INSERT_ENTRY,
     STORE_PUBLISHER,
-    entry_row,
     fence_row,
-    one,
     read_end,
 )
 
