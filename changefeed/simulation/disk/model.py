@@ -153,6 +153,15 @@ class Disk:
         names, durable = dict(self.names), dict(self.durable_names)
         return Disk(files, names, durable, list(self.owed_names), self.count)
 
+    def renumbered(self) -> Disk:
+        """A copy whose next step is number 0: what is owed has numbers below."""
+        other = self.copy()
+        for held in other.files.values():
+            held.owed = [(number - self.count, step) for number, step in held.owed]
+        other.owed_names = [(number - self.count, step) for number, step in other.owed_names]
+        other.count = 0
+        return other
+
     def apply(self, step: Step) -> None:
         """Do the next step."""
         number = self.count

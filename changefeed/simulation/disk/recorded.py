@@ -98,12 +98,12 @@ class RecordedDisk:
         self.calls = 0
         self._mutex = threading.RLock()
         self._life = 0
-        self._begin()
-
-    def _begin(self) -> None:
         content = [(name, data) for name, data in _files(self.folder) if not _is_unrecorded(name)]
-        self.disk = Disk.holding(content)
-        self._next_file = len(content) + 1
+        self._begin(Disk.holding(content))
+
+    def _begin(self, disk: Disk) -> None:
+        self.disk = disk
+        self._next_file = max(disk.files, default=0) + 1
         if self.keep:
             self._base = self.disk.copy()
             self._replayed = self._base.copy()
@@ -164,8 +164,17 @@ class RecordedDisk:
             os.rename(self.folder, old)
             lay_out(self.folder, content)
             shutil.rmtree(old)
-            self._begin()
+            self._begin(Disk.holding((name, data) for name, data in content.items() if not _is_unrecorded(name)))
             return loss
+
+    def killed(self, folder: str) -> RecordedDisk:
+        """A disk of its own in a new folder, as if every process had been killed now and the machine had stayed up:
+        files hold all that was written, and the disk owes what it owes here. This one goes on unharmed."""
+        with self._mutex:
+            lay_out(folder, {name: data for name, data in _files(self.folder) if not _is_unrecorded(name)})
+            other = RecordedDisk(folder, self.keep, self.chance)
+            other._begin(self.disk.renumbered())
+            return other
 
     def survivors(self, at: int, chance: Chance, manner: Manner | None = None) -> dict[str, bytes]:
         """The folder after a loss of power at the write boundary `at` (so many steps were done), as names and bytes.
