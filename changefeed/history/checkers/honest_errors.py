@@ -1,0 +1,149 @@
+"""C13: whoever is told no is told the truth, and whoever must be told is told.
+
+Broken if a position is refused as too old that the log still follows, as of the future or of another lineage although
+it is a place of this log; if a position that the log cannot follow is gone on from, or refused for another reason; if a
+publisher hears of lost receipts that are not lost, or does not hear of those that are before its next receipt; if a
+publisher is refused as superseded by nobody, as forgotten without a trim, for other bytes that it never sent, or for a
+gap at all.
+"""
+
+from __future__ import annotations
+
+from changefeed.history.broken import Broken, Findings
+from changefeed.history.log import Log, is_beginning
+from changefeed.history.records import Record
+from changefeed.history.view import CANNOT_RESUME, Answer, Op, Step, View, place_of
+
+PROMISE = "C13"
+
+
+def check(view: View) -> list[Broken]:
+    found = Findings(PROMISE)
+    for segment in view.segments:
+        for step in segment.steps:
+            if step.kind == "refused" and step.record["position"]:
+                _refused(view, str(segment), step, found)
+            elif step.kind == "connected" and step.record.get("asked"):
+                stamp, seq = place_of(step.record["asked"])
+                why = _unfit(view, stamp, seq, step.at)
+                if why:
+                    says = f"{segment} was taken in after {stamp}.{seq}, which {why}"
+                    found.say(says, record=step.at, seqs=[seq])
+    for op in view.ops.values():
+        for answer in op.answers:
+            if answer.kind == "failed":
+                _failed(view, op, answer, found)
+    _losses(view, found)
+    return found.result()
+
+
+def _log_at(view: View, at: int) -> Log:
+    """The log of the time of a record."""
+    return view.logs[view.era(at)] if view.restores else view.log
+
+
+def _floor(view: View, at: int) -> int:
+    """Up to where the log was trimmed for sure when a record was written."""
+    return max((floor for when, floor in view.trims if when < at), default=0)
+
+
+def _unfit(view: View, stamp: str, seq: int, at: int) -> str:
+    """Why a position could not be resumed at that time; "" if it could, or if that is not known."""
+    log = _log_at(view, at)
+    lineage = stamp.partition(".")[0]
+    if log.lineage and lineage != log.lineage:
+        return f"is of lineage {lineage}, not {log.lineage}"
+    if seq < _floor(view, at):
+        return f"lies below the floor {_floor(view, at)}"
+    held = log.at.get(seq)
+    tail = view.committed_tail(at)
+    if seq > (log.tail if tail is None else tail) and (log.whole or tail is not None):
+        return "lies beyond the log's tail"
+    if held is not None and held.stamp != stamp:
+        return f"is of another term than the entry there ({held.stamp})"
+    return ""
+
+
+def _refused(view: View, who: str, step: Step, found: Findings) -> None:
+    code, stamp, seq = step.record["code"], step.stamp, step.seq
+    position = f"{stamp}.{seq}"
+    about = {"record": step.at, "seqs": [seq]}
+    log = _log_at(view, step.at)
+    why = _unfit(view, stamp, seq, step.at)
+    if code not in CANNOT_RESUME:
+        if why:
+            found.say(f"{who} was refused with {code} after {position}, which {why}: the reason is another", **about)
+        return
+    if not log.whole or why:
+        return  # some reason there is; a position of another term that lies beyond the tail may be called either
+    ours = log.stands(stamp, seq) and (is_beginning(stamp) or seq in log.at)
+    if code == "position-too-old" and seq >= log.floor:
+        found.say(f"{who} was refused as too old after {position}, but the log's floor is {log.floor}", **about)
+    elif code in ("future-position", "other-lineage") and ours:
+        what = "of the future" if code == "future-position" else "of another lineage"
+        found.say(f"{who} was refused as {what} after {position}, which is a place of this log", **about)
+
+
+def _failed(view: View, op: Op, answer: Answer, found: Findings) -> None:
+    about = {"record": answer.at, "op": op.op}
+    if answer.code == "number-gap":
+        found.say(
+            f"{answer.node} was refused op {op.op} for a gap in its numbers, which never reaches a caller", **about
+        )
+    elif answer.code == "number-reused" and not op.variants:
+        found.say(f"{answer.node} was refused op {op.op} for other bytes under a number, which it never sent", **about)
+    elif answer.code == "superseded":
+        others = {
+            (submit.node, submit.life)
+            for other in view.ops.values()
+            if other.name == op.name
+            for submit in other.submits
+        }
+        if op.name is None or not others - {(answer.node, answer.life)}:
+            found.say(f"{answer.node} was refused op {op.op} as superseded, by nobody", **about)
+    elif answer.code == "forgotten" and view.log.whole and not (view.trims or view.log.floor or view.restores):
+        found.say(f"{answer.node} was refused op {op.op} as forgotten, though nothing was ever trimmed", **about)
+
+
+def _losses(view: View, found: Findings) -> None:
+    """Acknowledged-lost: only with cause, and wherever there is cause."""
+    receipts: dict[tuple[str, int], list[Answer]] = {}
+    for op in view.ops.values():
+        for answer in op.acks:
+            receipts.setdefault((answer.node, answer.life), []).append(answer)
+    for mine in receipts.values():
+        mine.sort(key=lambda answer: answer.at)
+    told: dict[tuple[str, int], list[int]] = {}
+    for at, record in view.losses:
+        told.setdefault((record["node"], record["life"]), []).append(at)
+        _loss(view, at, record, receipts.get((record["node"], record["life"]), []), found)
+    for restore in view.restores:
+        for who, mine in receipts.items():
+            before = [answer for answer in mine if answer.at < restore.at]
+            newest = max(before, key=lambda answer: answer.last[1], default=None)
+            if newest is None or (
+                restore.lineage == newest.last[0].partition(".")[0] and newest.last[1] <= restore.tail
+            ):
+                continue
+            later = next((one for one in mine if one.at > restore.at and not view.lost(*one.last)), None)
+            if later is not None and not any(restore.at < at < later.at for at in told.get(who, ())):
+                found.say(
+                    f"{who[0]} got a receipt at {later.last[0]}.{later.last[1]}, and was never told that its receipt "
+                    f"for {newest.last[0]}.{newest.last[1]} was lost with the storage",
+                    record=later.at,
+                    seqs=[newest.last[1], later.last[1]],
+                )
+
+
+def _loss(view: View, at: int, record: Record, receipts: list[Answer], found: Findings) -> None:
+    before = [answer for answer in receipts if answer.at < at]
+    log = view.log
+    for answer in before:
+        stamp, seq = answer.last
+        held = log.at.get(seq)
+        if view.lost(stamp, seq) or (held is not None and held.stamp != stamp) or (held is None and seq > log.tail):
+            return
+    found.say(
+        f"{record['node']} was told that acknowledged changes are lost, but the log holds all that it has receipts for",
+        record=at,
+    )
