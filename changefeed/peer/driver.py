@@ -350,7 +350,7 @@ class _Served:
         window = self._node.window
         after = None if self._end is None else self._end.next_after(window.floor, window.tail, self._lineage)
         entries = None if after is None else window.after(after.seq, self._node.settings.frame_bytes_aim)
-        if self._end is None or after is None or not entries:
+        if self._end is None or after is None or entries is None:
             return None
         self._end.sent(entries, self._lineage)
         return Entries(after, tuple(entries))

@@ -203,21 +203,27 @@ class FollowerEnd:
 class LeaderEnd:
     """The leader's end: which entries the follower gets next, and whether its log is mine.
 
-    position: seq of the newest entry sent; None until a leader vouched for a tail here.
+    position: of the newest entry sent; None until a leader vouched for a tail here. moved: the follower has not been told
+    yet that it goes on at `position`, where it may have to wait: nothing follows there until the next publish.
     """
 
     position: Position | None
+    moved: bool = False
 
     def next_after(self, floor: Tail | None, tail: Tail | None, lineage: str) -> Position | None:
-        """The position after which to send now, or None if there is nothing. The window reaches from floor to tail."""
+        """The position after which to send now, also if there is no entry yet; None if there is nothing to tell. The
+        window reaches from floor to tail."""
         if tail is None or floor is None:
             return None
         if self.position is None:
-            self.position = tail.position(lineage)
+            self.position, self.moved = tail.position(lineage), True
         elif self.position.seq < floor.seq:
-            self.position = floor.position(lineage)
-        return self.position if self.position.seq < tail.seq else None
+            self.position, self.moved = floor.position(lineage), True
+        return self.position if self.moved or self.position.seq < tail.seq else None
 
     def sent(self, entries: Sequence[Entry], lineage: str) -> None:
-        last = entries[-1]
-        self.position = Position(lineage, last.epoch, last.term, last.last_seq)
+        """What came after the position; nothing, if that was only told."""
+        self.moved = False
+        if entries:
+            last = entries[-1]
+            self.position = Position(lineage, last.epoch, last.term, last.last_seq)

@@ -267,7 +267,8 @@ class PeerBeat:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Durable entries, dense, right after the position `after`. The follower's window may begin anew there."""
+    """Durable entries, dense, right after the position `after`. The follower's window may begin anew there: without any
+    entry it is told so before the next one comes."""
 
     TYPE: ClassVar[str] = "entries"
     after: Position

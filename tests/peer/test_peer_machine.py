@@ -174,10 +174,25 @@ def test_the_leaders_end_skips_to_its_floor_when_the_follower_fell_behind() -> N
     assert LeaderEnd(at(5)).next_after(tail(7), tail(9), LINEAGE) == at(7)
 
 
+def test_a_follower_is_told_that_it_fell_behind_though_nothing_follows_yet() -> None:
+    """A new term's window begins, empty, at the log's tail: what an append of unknown outcome stored lies below it."""
+    end = LeaderEnd(at(5))
+    assert end.next_after(tail(7), tail(7), LINEAGE) == at(7)
+    end.sent([], LINEAGE)
+    assert end.next_after(tail(7), tail(7), LINEAGE) is None
+    assert end.next_after(tail(7), tail(8), LINEAGE) == at(7)
+
+    follower = met()
+    assert follower.received(Entries(at(7), ())) == [BeginWindow(at(7))]
+    assert follower.received(Entries(at(7), ())) == []
+
+
 def test_a_new_follower_gets_what_comes_after_the_present_tail() -> None:
     end = LeaderEnd(None)
 
     assert end.next_after(None, None, LINEAGE) is None
+    assert end.next_after(tail(3), tail(9), LINEAGE) == at(9)
+    end.sent([], LINEAGE)
     assert end.next_after(tail(3), tail(9), LINEAGE) is None
     assert end.next_after(tail(3), tail(10), LINEAGE) == at(9)
 
