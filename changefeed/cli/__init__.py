@@ -6,7 +6,7 @@ output.py   lines for people or JSON lines; progress; errors
 run.py      signals, errors, exit status; `main`
 
     serve.py publish.py tail.py status.py feeds.py feed_declare.py feed_set.py verify.py dev.py demo.py
-    conformance.py
+    conformance.py simulate.py
 """
 
 from changefeed.cli.run import main

@@ -30,6 +30,7 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     "verify": ("verify", "prove that a feed's log is whole"),
     "dev": ("dev", "a cluster on this machine to try things on; gone with Ctrl-C"),
     "demo": ("demo", "replay a git history through a cluster whose leader is killed, and judge the result"),
+    "simulate": ("simulate", "run whole clusters under virtual time with drawn faults, and judge what happened"),
     "conformance": ("conformance", "grade a subscriber written in any language against a scripted server"),
 }
 
