@@ -44,14 +44,14 @@ class ClusterTier:
         async def main() -> None:
             cluster = Cluster(seed, plan, recorder, sightings)
             try:
-                await _run(cluster)
+                await run_phases(cluster, Nemesis(cluster))
             finally:
                 # Whatever happened: who is frozen could not even end.
                 for who in (*cluster.names, *cluster.clients):
                     cluster.freezer.thaw(who)
                 ended[0] = trio.current_time()
 
-        with sightings.watching(), _overheard(faults):
+        with sightings.watching(), overheard(faults):
             try:
                 run_virtually(f"{seed}-order", main)
             except BaseException as error:
@@ -78,8 +78,8 @@ def crash(error: BaseException) -> Broken:
 class _Overhearing(logging.Handler):
     """What the code reports as its own fault, with a traceback, is a fault of the run."""
 
-    def __init__(self, faults: list[Broken]) -> None:
-        super().__init__(logging.ERROR)
+    def __init__(self, faults: list[Broken], level: int) -> None:
+        super().__init__(level)
         self._faults = faults
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -88,12 +88,13 @@ class _Overhearing(logging.Handler):
 
 
 @contextmanager
-def _overheard(faults: list[Broken]) -> Iterator[None]:
+def overheard(faults: list[Broken], level: int = logging.ERROR) -> Iterator[None]:
+    """Everything that the library logs at that level with a traceback is added to `faults`."""
     logger = logging.getLogger("changefeed")
     before = logger.level, logger.propagate
-    handler = _Overhearing(faults)
+    handler = _Overhearing(faults, level)
     logger.addHandler(handler)
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(level)
     logger.propagate = False
     try:
         yield
@@ -103,7 +104,7 @@ def _overheard(faults: list[Broken]) -> Iterator[None]:
         logger.propagate = before[1]
 
 
-async def _run(cluster: Cluster) -> None:
+async def run_phases(cluster: Cluster, nemesis: Nemesis) -> None:
     """Anything goes; then everything is healed and must converge."""
     say = cluster.voice("nemesis", 1)
     async with trio.open_nursery() as outer:
@@ -113,7 +114,7 @@ async def _run(cluster: Cluster) -> None:
                 for writer in cluster.writers:
                     writers.start_soon(writer.run)
                 writers.start_soon(_watch, cluster)
-                await Nemesis(cluster).run(cluster.plan.steps)
+                await nemesis.run(cluster.plan.steps)
                 await trio.sleep_until(drawing.BEGIN_S + cluster.plan.option("chaos_s", 2.0))
                 cluster.heal()
                 say("heal", bound_s=BOUND_S)
