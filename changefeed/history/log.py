@@ -95,10 +95,13 @@ class Log:
             return held.stamp == stamp
         return stamp.startswith(self.lineage + ".") and seq <= self.known_after and (seq > 0 or is_beginning(stamp))
 
-    def group_start(self, seq: int) -> int:
-        """The seq before the first event of the group that seq lies inside; seq itself if a group ends there."""
+    def group_start(self, seq: int, stamp: str | None = None) -> int:
+        """The seq before the first event of the group that seq lies inside; seq itself if a group ends there, or if
+        something of another stamp stands there."""
         held = self.at.get(seq)
-        return seq if held is None or seq == held.group_last else held.group - 1
+        if held is None or seq == held.group_last or stamp not in (None, held.stamp):
+            return seq
+        return held.group - 1
 
 
 def is_beginning(stamp: str) -> bool:

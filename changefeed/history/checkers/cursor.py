@@ -34,13 +34,15 @@ def check(view: View) -> list[Broken]:
 
 
 class _Chapter:
-    """A reader's lives between two resets. saved: the seq that was saved last; given: up to where it was given all."""
+    """A reader's lives between two resets. saved: the highest seq that was saved; start: the start of the group that it
+    lies in; given: up to where the reader was given all."""
 
     def __init__(self, view: View, segments: list[Segment], found: Findings) -> None:
         self.view = view
         self.segments = segments
         self.found = found
         self.saved: int | None = None
+        self.start = 0
         self.given: int | None = None
         self.log: Log = view.log
         self.selected: Sequence[int] = ()
@@ -94,36 +96,44 @@ class _Chapter:
         asked = step.record.get("asked")
         if asked:
             stamp, seq = place_of(asked)
-            fits = {seq, self.log.group_start(seq)} if segment.groups else {seq}
-            if step.seq not in fits or (step.seq == seq and step.stamp != stamp):
+            places = {seq, self.log.group_start(seq, stamp)} if segment.groups else {seq}
+            if step.seq not in places or (step.seq == seq and step.stamp != stamp):
                 self.found.say(f"{segment} asked to go on after {asked}, but was to go on after {_text(step)}", **about)
         if not first:
             return
-        if self.saved is not None:
-            low = self.log.group_start(self.saved) if segment.groups else self.saved
-            if step.seq < low:
-                self.found.say(f"{segment} began after {step.seq}, although {self.saved} was saved", **about)
+        if self.saved is not None and step.seq < (self.start if segment.groups else self.saved):
+            self.found.say(f"{segment} began after {step.seq}, although {self.saved} was saved", **about)
         given = self.given
-        if given is not None and step.seq > given and self._skips(given, step.seq):
-            self.found.say(f"{segment} began after {step.seq}, although it had been given only {given}", **about)
-        if self.given is None and "." in segment.start:
+        fits = given is not None and not self._skips(given, step.seq)
+        if self.saved is not None:
+            if not fits:
+                self.found.say(f"{segment} began after {step.seq}, although it had been given only {given}", **about)
+        elif segment.start == "now":
+            self.given = None  # nothing was saved: it begins now, whatever it was given before
+        elif "." in segment.start:
             stamp, seq = place_of(segment.start)
-            if step.seq not in {seq, self.log.group_start(seq)}:
+            if step.seq not in {seq, self.log.group_start(seq, stamp)} and not (fits and step.seq > seq):
                 self.found.say(f"{segment} was to begin after {segment.start}, but began after {_text(step)}", **about)
-        elif self.given is None and segment.start == "beginning" and step.seq > self.log.floor and self.log.whole:
+        elif segment.start == "beginning" and self.log.whole and step.seq > self._floor and not fits:
+            # It may have been killed between saving and saying so: then it begins where it was.
             self.found.say(f"{segment} was to begin at the beginning, but began after {_text(step)}", **about)
+
+    @property
+    def _floor(self) -> int:
+        """The highest floor that the log ever had."""
+        return max((self.log.floor, *(floor for _, floor in self.view.trims)))
 
     def _skips(self, after: int, upto: int) -> bool:
         """Whether anything that is selected lies in (after, upto]."""
-        return first_above(self.selected, after) != first_above(self.selected, upto)
+        return upto > after and first_above(self.selected, after) != first_above(self.selected, upto)
 
     def _first_event(self, segment: Segment, step: Step) -> None:
         """The first event of a life of which nothing told where it began."""
         about = {"record": step.at, "seqs": [step.seq], "key": step.record["key"]}
         saved = self.saved
-        if saved is not None and step.seq <= (self.log.group_start(saved) if segment.groups else saved):
+        if saved is not None and step.seq <= (self.start if segment.groups else saved):
             self.found.say(f"{segment} was given {_text(step)} again, although {saved} was saved", **about)
-        elif self.given is not None and step.seq > self.given and self._skips(self.given, step.seq - 1):
+        elif saved is not None and self._skips(self.given or 0, step.seq - 1):
             self.found.say(f"{segment} began with {_text(step)}, and had been given only {self.given} before", **about)
 
     def _handled(self, segment: Segment, step: Step) -> None:
@@ -132,11 +142,12 @@ class _Chapter:
         if self.saved is not None and step.seq < self.saved:
             self.found.say(f"{segment} saved {_text(step)} after {self.saved}: its position went back", **about)
         given = self.given or 0
-        if self.given is not None and step.seq > given and self._skips(given, step.seq):
+        if self.given is not None and self._skips(given, step.seq):
             self.found.say(f"{segment} saved {_text(step)}, but had been given only {given}", **about)
-        if segment.groups and self.log.group_start(step.seq) != step.seq:
+        if segment.groups and self.log.group_start(step.seq, step.stamp) != step.seq:
             self.found.say(f"{segment} saved {_text(step)}, which lies inside a group", **about)
-        self.saved = step.seq if self.saved is None else max(self.saved, step.seq)
+        if self.saved is None or step.seq >= self.saved:
+            self.saved, self.start = step.seq, self.log.group_start(step.seq, step.stamp)
 
 
 def _text(step: Step) -> str:

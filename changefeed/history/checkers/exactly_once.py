@@ -29,16 +29,16 @@ def check(view: View) -> list[Broken]:
 
 def origin(segment: Segment, log: Log, first: bool) -> int | None:
     """The seq after which a life begins; None if nothing tells. first: the reader's first life."""
-    start = None
+    start = stamp = None
     if segment.steps and segment.steps[0].kind == "connected":
-        start = segment.steps[0].seq
+        stamp, start = segment.steps[0].stamp, segment.steps[0].seq
     elif first and segment.start == "beginning":
         # A log that was trimmed may have been read from its first event on, or from any floor since.
         return None if log.floor else 0
     elif first and "." in segment.start:
-        start = place_of(segment.start)[1]
+        stamp, start = place_of(segment.start)
     if start is not None and segment.groups:
-        start = log.group_start(start)
+        start = log.group_start(start, stamp)
     return start
 
 
@@ -146,14 +146,14 @@ def _effects(view: View, at: int, record: Record, found: Findings) -> None:
         found.say(f"the database of reader {reader} holds {twice} twice", record=at, key=twice)
         return
     segment = segments[-1]
-    _, after = place_of(record["origin"]) if record["origin"] else ("", 0)
+    stamp, after = place_of(record["origin"]) if record["origin"] else ("", 0)
     cursor = record.get("position")
     if cursor is None:
         handled = [step for one in segments if one.chapter == segment.chapter for step in one.steps]
         cursor = next((step.record["position"] for step in reversed(handled) if step.kind == "handled"), None)
     log = view.log_of(*place_of(cursor)) if cursor is not None and view.restores else view.log
     if segment.groups:
-        after = log.group_start(after)
+        after = log.group_start(after, stamp)
     try:
         selected = log.selected(segment.filter)
     except KeyError:

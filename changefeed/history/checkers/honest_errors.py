@@ -43,8 +43,9 @@ def _log_at(view: View, at: int) -> Log:
 
 
 def _floor(view: View, at: int) -> int:
-    """Up to where the log was trimmed for sure when a record was written."""
-    return max((floor for when, floor in view.trims if when < at), default=0)
+    """Up to where the log was trimmed for sure when a record was written: since it was put back last."""
+    since = max((restore.at for restore in view.restores if restore.at < at), default=-1)
+    return max((floor for when, floor in view.trims if since < when < at), default=0)
 
 
 def _unfit(view: View, stamp: str, seq: int, at: int) -> str:

@@ -21,7 +21,8 @@ def check(view: View) -> list[Broken]:
         for held in log.at.values():
             if (held.key, held.digest) not in told:
                 told.add((held.key, held.digest))
-                _known(view, held.key, held.digest, held.record, f"the log holds at {held.stamp}.{held.seq}", found)
+                where = f"the log holds at {held.stamp}.{held.seq}"
+                _known(view, held.key, held.digest, held.record, where, log is not view.log, found)
     by_key = view.by_key
     for segment in view.segments:
         for step in segment.steps:
@@ -30,13 +31,14 @@ def check(view: View) -> list[Broken]:
                 key, digest = record["key"], record["digest"]
                 if (key, digest) not in told or by_key[key][0].submits[0].at > step.at:
                     where = f"{segment} was given at {step.stamp}.{step.seq}"
-                    if _known(view, key, digest, step.at, where, found):
+                    if _known(view, key, digest, step.at, where, view.lost(step.stamp, step.seq), found):
                         told.add((key, digest))
     return found.result()
 
 
-def _known(view: View, key: str, digest: str | None, at: int, where: str, found: Findings) -> bool:
-    """Whether a change was published as it was seen; says so if not."""
+def _known(view: View, key: str, digest: str | None, at: int, where: str, lost: bool, found: Findings) -> bool:
+    """Whether a change was published as it was seen; says so if not. lost: it went away with the storage; it may have
+    been refused afterwards."""
     op, place = view.by_key.get(key, (None, 0))
     if op is None:
         found.say(f"{where} the change {key}, which nobody published", key=key, record=at)
@@ -44,7 +46,7 @@ def _known(view: View, key: str, digest: str | None, at: int, where: str, found:
         found.say(f"{where} the change {key} with bytes that nobody published", key=key, record=at)
     elif op.submits[0].at > at:
         found.say(f"{where} the change {key} before it was published", key=key, record=at)
-    elif len(op.answers) >= len(op.submits) and all(answer.kind == "failed" for answer in op.answers):
+    elif not lost and len(op.answers) >= len(op.submits) and all(answer.kind == "failed" for answer in op.answers):
         codes = sorted({answer.code for answer in op.answers})
         found.say(f"{where} the change {key}, which was surely not stored ({', '.join(codes)})", key=key, record=at)
     else:
