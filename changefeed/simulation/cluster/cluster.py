@@ -1,6 +1,6 @@
 """A whole cluster in one process: production tasks and machines; network, coordinator, log, clock and chance simulated.
 
-Processes are named: instances a, b, c; publishers p0 …; readers s0 …. Each runs in lives: it is killed and begins again.
+Processes are named: instances a, b, c; publishers p0 …; readers s0 …. Each runs in lives: it is killed and begins anew.
 """
 
 from __future__ import annotations

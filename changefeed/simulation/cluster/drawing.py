@@ -135,8 +135,8 @@ def _options(chance: random.Random) -> dict[str, Any]:
 
 
 def _reader(chance: random.Random, who: str) -> dict[str, Any]:
-    """late: seconds after which it begins, from now on."""
-    found: dict[str, Any] = {"who": who, "filter": chance.choice(FILTERS)}
+    """late: seconds after which it begins, from now on. The first reader wants everything."""
+    found: dict[str, Any] = {"who": who, "filter": {} if who == READERS[0] else chance.choice(FILTERS)}
     if chance.random() < 0.25:
         found["groups"] = True
     if chance.random() < 0.2:
