@@ -12,11 +12,10 @@ What is done around the library, and why:
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import logging
-import os
-import socket as stdlib_socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -27,17 +26,15 @@ from trio_websocket import WebSocketConnection as WsConnection
 from trio_websocket import wrap_client_stream, wrap_server_stream
 
 from changefeed.errors import (
-    BadConfig,
     ChangefeedError,
     ConnectionLost,
-    ConnectionRefused,
     FrameTooLarge,
-    PortInUse,
     Unreachable,
     UnsupportedProtocol,
 )
 from changefeed.settings import Settings
 from changefeed.transport import Connection, ConnectionHandler, HttpHandler, Listener, Message, Request, Response
+from changefeed.transport.bytestreams import ByteListener, ByteNetwork, ByteStream
 from changefeed.transport.handlers import Alone, leaves, respond, run_handler
 from changefeed.transport.http1 import (
     HEAD_BYTES_MAX,
@@ -49,6 +46,7 @@ from changefeed.transport.http1 import (
     parse_response,
 )
 from changefeed.transport.stream import FrameStream
+from changefeed.transport.tcp import TcpNetwork
 from changefeed.transport.urls import PROTOCOL_PATH, Address, parse_url
 
 logger = logging.getLogger("changefeed.transport")
@@ -65,7 +63,6 @@ HTTP_BYTES_MAX: Final = 64 * 1024 * 1024
 ABNORMAL: Final = 1006
 TOO_BIG: Final = 1009
 _CAPACITY_ERRNOS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-_NO_ROUTE_ERRNOS: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH}
 
 
 class WebsocketConnection:
@@ -166,14 +163,6 @@ def _short(reason: str) -> str | None:
     return reason.encode()[:123].decode(errors="ignore") or None
 
 
-def _peer_name(stream: trio.SocketStream) -> str:
-    try:
-        host, port, *_ = stream.socket.getpeername()
-    except OSError:
-        return "a peer that is gone"
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-
-
 class _Gauge:
     """How many are inside; `with gauge.one() as leave:` counts until the block ends or `leave()` is called."""
 
@@ -209,7 +198,7 @@ class WebsocketListener:
 
     def __init__(
         self,
-        listeners: list[trio.SocketListener],
+        listeners: Sequence[ByteListener],
         address: tuple[str, int],
         subprotocols: tuple[str, ...],
         message_bytes_max: int,
@@ -235,7 +224,7 @@ class WebsocketListener:
             await listener.aclose()
 
     async def _accept(
-        self, listener: trio.SocketListener, handle: ConnectionHandler, http: HttpHandler, nursery: trio.Nursery
+        self, listener: ByteListener, handle: ConnectionHandler, http: HttpHandler, nursery: trio.Nursery
     ) -> None:
         while True:
             try:
@@ -250,9 +239,9 @@ class WebsocketListener:
                 continue
             nursery.start_soon(self._serve_one, stream, handle, http)
 
-    async def _serve_one(self, stream: trio.SocketStream, handle: ConnectionHandler, http: HttpHandler) -> None:
+    async def _serve_one(self, stream: ByteStream, handle: ConnectionHandler, http: HttpHandler) -> None:
         """One connection from accept to its end; only cancellation goes through."""
-        peer, limits = _peer_name(stream), self._settings
+        peer, limits = stream.peer, self._settings
         if self.connections.value >= limits.connections_max or self.handshakes.value >= limits.handshakes_max:
             self._refused(peer)
             _write_and_go(stream, _plain(503, "too many connections; try another instance, or later"))
@@ -262,7 +251,7 @@ class WebsocketListener:
                 try:
                     await self._greet(stream, peer, greeted, handle, http)
                 finally:
-                    stream.socket.close()
+                    stream.close()
             except* Exception as group:
                 _log_ending(peer, group)
 
@@ -277,7 +266,7 @@ class WebsocketListener:
 
     async def _greet(
         self,
-        stream: trio.SocketStream,
+        stream: ByteStream,
         peer: str,
         greeted: Callable[[], None],
         handle: ConnectionHandler,
@@ -362,7 +351,7 @@ def _plain(status: int, message: str, headers: dict[str, str] | None = None) -> 
     return Response(status, f"{message}\n".encode(), "text/plain; charset=utf-8", headers or {})
 
 
-async def _read_head(stream: trio.SocketStream) -> tuple[bytes, bytes, Head]:
+async def _read_head(stream: ByteStream) -> tuple[bytes, bytes, Head]:
     """The bytes of a request's head, those read beyond it, and the head. Raises BadHead."""
     data = b""
     while b"\r\n\r\n" not in data:
@@ -380,63 +369,50 @@ async def _read_head(stream: trio.SocketStream) -> tuple[bytes, bytes, Head]:
     return data[: end + 4], data[end + 4 :], parse_request(data[:end])
 
 
-async def _respond_and_go(stream: trio.SocketStream, response: Response, *, body: bool = True) -> None:
+async def _respond_and_go(stream: ByteStream, response: Response, *, body: bool = True) -> None:
     """Send a response and wait a moment for the peer to go first: closing over unread bytes would reset it away."""
     await stream.send_all(format_response(response, body=body))
-    await stream.send_eof()
+    stream.finish()
     with trio.move_on_after(CLOSE_S):
         received = 0
         while received < HTTP_BYTES_MAX and (data := await stream.receive_some(RECEIVE_BYTES)):
             received += len(data)
 
 
-def _write_and_go(stream: trio.SocketStream, response: Response) -> None:
+def _write_and_go(stream: ByteStream, response: Response) -> None:
     """A response as far as the kernel takes it at once, without waiting for anything."""
     try:
-        os.write(stream.socket.fileno(), format_response(response))
-        stream.socket.shutdown(stdlib_socket.SHUT_WR)
-    except OSError:
+        stream.write_now(b"", format_response(response))
+        stream.finish()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # who is refused may be gone
-    stream.socket.close()
+    stream.close()
 
 
 class WebsocketNetwork:
-    """See transport.Network. TCP_NODELAY is set on both ends (by trio). No proxies, no TLS."""
+    """See transport.Network. streams: what it runs over; TCP unless told otherwise."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, streams: ByteNetwork | None = None) -> None:
         self._settings = settings or Settings()
+        self._streams: ByteNetwork = TcpNetwork() if streams is None else streams
 
     async def listen(self, host: str, port: int, *, subprotocols: tuple[str, ...], message_bytes_max: int) -> Listener:
-        try:
-            listeners = await trio.open_tcp_listeners(port, host=host)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE or _any_errno(error, errno.EADDRINUSE):
-                raise PortInUse(
-                    f"cannot listen on {host}:{port}: the port is in use (an instance that runs already?); "
-                    "stop it or choose another port"
-                ) from error
-            raise BadConfig(f"cannot listen on {host}:{port}: {error}") from error
-        if port == 0:
-            # Several addresses of one name would get a port each; the first one is listened on.
-            for extra in listeners[1:]:
-                await extra.aclose()
-            del listeners[1:]
-        bound = listeners[0].socket.getsockname()[1]
-        return WebsocketListener(listeners, (host, bound), subprotocols, message_bytes_max, self._settings)
+        listeners = await self._streams.listen(host, port)
+        return WebsocketListener(listeners, (host, listeners[0].port), subprotocols, message_bytes_max, self._settings)
 
     async def connect(
         self, url: str, *, subprotocols: tuple[str, ...], message_bytes_max: int, timeout_s: float
     ) -> Connection:
         address = parse_url(url)
         with trio.move_on_after(timeout_s):
-            stream = await _open(address)
+            stream = await self._streams.connect(address)
             return await _Client(stream, address, subprotocols, message_bytes_max).open()
         raise Unreachable(f"{address.shown} did not answer within {timeout_s:g} s")
 
     async def get(self, url: str, *, timeout_s: float) -> Response:
         address = parse_url(url)
         with trio.move_on_after(timeout_s):
-            stream = await _open(address)
+            stream = await self._streams.connect(address)
             try:
                 # HTTP/1.0: the answer ends with the connection and is not chunked.
                 request = f"GET {address.target} HTTP/1.0\r\nHost: {address.shown}\r\nAccept: */*\r\n\r\n"
@@ -450,34 +426,15 @@ class WebsocketNetwork:
             except (trio.BrokenResourceError, ValueError) as error:
                 raise Unreachable(f"{address.shown}: {error}") from error
             finally:
-                stream.socket.close()
+                stream.close()
         raise Unreachable(f"{address.shown} did not answer within {timeout_s:g} s")
-
-
-def _any_errno(error: BaseException, number: int) -> bool:
-    chain = [error, *([error.__cause__] if error.__cause__ is not None else [])]
-    found = [leaf for link in chain for leaf in leaves(link)]
-    return any(isinstance(leaf, OSError) and leaf.errno == number for leaf in found)
-
-
-async def _open(address: Address) -> trio.SocketStream:
-    """A TCP connection. Raises ConnectionRefused only if every address that there is a way to was refused."""
-    try:
-        return await trio.open_tcp_stream(address.host, address.port)
-    except OSError as error:
-        causes = leaves(error.__cause__) if error.__cause__ is not None else [error]
-        refused = [cause for cause in causes if isinstance(cause, ConnectionRefusedError)]
-        other = [cause for cause in causes if not isinstance(cause, ConnectionRefusedError)]
-        if refused and all(getattr(cause, "errno", None) in _NO_ROUTE_ERRNOS for cause in other):
-            raise ConnectionRefused(f"nothing listens on {address.shown}") from error
-        raise Unreachable(f"{address.shown} cannot be reached: {(other or causes)[0]}") from error
 
 
 class _Client:
     """Opens a client's connection; its tasks live in a system task until the connection ends."""
 
     def __init__(
-        self, stream: trio.SocketStream, address: Address, subprotocols: tuple[str, ...], message_bytes_max: int
+        self, stream: ByteStream, address: Address, subprotocols: tuple[str, ...], message_bytes_max: int
     ) -> None:
         self._stream = FrameStream(stream)
         self._address = address
@@ -488,7 +445,8 @@ class _Client:
         self._error: BaseException | None = None
 
     async def open(self) -> WebsocketConnection:
-        trio.lowlevel.spawn_system_task(self._live, name=f"websocket to {self._address.shown}")
+        name = f"websocket to {self._address.shown}"
+        trio.lowlevel.spawn_system_task(self._live, name=name, context=contextvars.copy_context())
         try:
             await self._settled.wait()
             ws = self._ws

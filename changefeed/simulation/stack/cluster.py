@@ -1,0 +1,140 @@
+"""The cluster of a run: the cluster tier's, with websockets over byte streams and SQLite files in place of memory."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
+import trio
+
+from changefeed import Change, open_instance
+from changefeed.history.facts import submit_facts
+from changefeed.log.sqlite import SqliteLogStore
+from changefeed.settings import Settings
+from changefeed.simulation.cluster.clients import Group, Writer
+from changefeed.simulation.cluster.cluster import Cluster, Process
+from changefeed.simulation.cluster.recording import FEED, Recorder
+from changefeed.simulation.cluster.sightings import Sightings
+from changefeed.simulation.disk import RecordedDisk
+from changefeed.simulation.plan import Plan
+from changefeed.simulation.stack.network import StackNetwork
+from changefeed.simulation.stack.store import SqlitePlace, Threads
+from changefeed.simulation.stack.streams import StreamNetwork, Weather
+
+
+class PaddedWriter(Writer):
+    """A publisher whose changes may be larger than what buffers and packets hold."""
+
+    def _draw(self) -> Group:
+        group = super()._draw()
+        pad: int = self.cluster.plan.option("pad", 0)
+        if pad:
+            changes = [self._padded(change, pad) for change in group.changes]
+            group.changes[:] = changes
+            group.facts = submit_facts(group.op, changes, self.name)
+        return group
+
+    def _padded(self, change: Change, pad: int) -> Change:
+        size = int(pad * 2 * self._chance.random() ** 2)
+        return replace(change, body={"id": change.id, "pad": "x" * size})
+
+
+class StackCluster(Cluster):
+    """See cluster.Cluster. place: the log's files; disk: what records their writes, in runs that need it."""
+
+    def __init__(
+        self,
+        seed: int,
+        plan: Plan,
+        recorder: Recorder,
+        sightings: Sightings,
+        place: SqlitePlace,
+        disk: RecordedDisk | None,
+    ) -> None:
+        super().__init__(seed, plan, recorder, sightings)
+        weather = Weather(
+            latency_s=plan.option("way_s", 0.002),
+            bytes_s=plan.option("bytes_s", 1e8),
+            buffer_bytes=plan.option("buffer_bytes", 65536),
+            splits=plan.option("splits", 1),
+            short_reads=plan.option("short_reads", 0.05),
+        )
+        self.streams = StreamNetwork(f"{seed}-stack", weather, sightings)
+        self.sqlite = place
+        self.disk = disk
+        # Both have what the cluster and its faults ask of the ones in memory.
+        self.network = cast(Any, StackNetwork(self.streams, self.settings, plan.option("json", ())))
+        self.place = cast(Any, place)
+        self.threads: dict[str, Threads] = {}
+        writers = [PaddedWriter(self, writer.who) for writer in self.writers]
+        self.writers = list(writers)
+        self.clients |= {writer.who: writer for writer in writers}
+
+    def _settings(self) -> Settings:
+        return replace(super()._settings(), stall_after_s=1.5)
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        self.sqlite.begin()
+        keep = self.plan.option("keep")
+        if keep is not None:
+            self.sqlite.set_retention(keep)
+        for name in self.names:
+            nursery.start_soon(self.keep, name)
+        for reader in self.readers:
+            nursery.start_soon(reader.run)
+
+    async def _run_instance(self, name: str) -> None:
+        """One process: until it is killed or has drained."""
+        while name in self.streams.gone:  # noqa: ASYNC110  # its machine is away; virtual time
+            await trio.sleep(0.05)
+        life = self.lives[name] = self.lives.get(name, 0) + 1
+        voice = self.voice(name, life)
+        world = self.world(name, voice)
+        threads = self.threads[name] = Threads(
+            self.sqlite,
+            self.archive,
+            random.Random(f"{self.seed}-log-{name}-{life}"),
+            self.plan.option("log_s", 0.0),
+            self.plan.option("pauses", ()),
+            partial(self.passed, name),
+        )
+        store = SqliteLogStore("sqlite:", self.sqlite.folder, self.settings, world=world, run_sync=threads.run_sync)
+        process = Process(name, voice, cast(Any, threads), self.coordination.coordinator(alive=self._dead))
+        self.processes[name] = process
+        try:
+            with process.scope:
+                async with open_instance(
+                    [FEED],
+                    log=store,
+                    coordinator=process.coordinator,
+                    listen=self.urls[name].removeprefix("ws://"),
+                    name=name,
+                    settings=self.settings,
+                    network=self.network.host(name),
+                    world=world,
+                ) as instance:
+                    process.instance = instance
+                    await process.drain.wait()
+                    await instance.drain()
+        finally:
+            if self.processes.get(name) is process:
+                del self.processes[name]
+
+    def kill(self, name: str) -> bool:
+        if not super().kill(name):
+            return False
+        self.threads[name].kill()
+        return True
+
+    def lose_power(self, name: str) -> bool:
+        """As `kill`, but its machine is silent: nobody is told, and what was under way is lost."""
+        self.streams.vanish(name)
+        return self.kill(name)
+
+    def heal(self) -> None:
+        for name in sorted(self.streams.gone):
+            self.streams.return_(name)
+        self.streams.extra_latency_s = 0.0
+        super().heal()
