@@ -78,7 +78,8 @@ async def _admit(request: Subscribe, feed: Feed) -> tuple[Position, Position]:
             holder = (await _ask(feed, log.read(position.seq - 1, 1)))[0]
         except TrimmedAway:
             raise await _refusal(position, feed) from None
-        position = group_start(position, holder, look)
+        wanted = compile_filter(request.filter) if request.filter else None
+        position = group_start(position, holder, look, wanted)
     tail = feed.window.tail
     return position, look.head if tail is None else tail.position(log.lineage)
 

@@ -23,10 +23,12 @@ from changefeed.errors import (
     Stalled,
 )
 from changefeed.settings import Settings
+from changefeed.wire.changes import heads
 from changefeed.wire.messages import Beat, Events, Redirect, Run, Subscribe
 
 if TYPE_CHECKING:
     from changefeed.log import Look
+    from changefeed.wire.frames import Wanted
 
 #: A subscriber that was told to go is closed so long after it should have gone.
 REDIRECT_GRACE_S: Final = 2.0
@@ -79,10 +81,12 @@ def _at_time(time: int, look: Look, tail: Tail | None, seq: int | None) -> Posit
     return look.position(max(seq, look.floor.seq))
 
 
-def group_start(position: Position, holder: Entry, look: Look) -> Position:
+def group_start(position: Position, holder: Entry, look: Look, wanted: Wanted | None = None) -> Position:
     """The position before the first event of the group that `position` lies inside; itself if it is a group's end.
 
-    holder: the entry that holds position.seq.
+    holder: the entry that holds position.seq. wanted: what the subscriber's filter selects (None: everything). Where it
+    selects nothing of the group behind `position`, the subscriber has had its part of the group whole: the last event
+    that it was given is not the group's last one, and yet the end for it. Raises BadMessage if the payload is damaged.
     """
     first = holder.seq
     for size in holder.sizes:
@@ -91,6 +95,10 @@ def group_start(position: Position, holder: Entry, look: Look) -> Position:
         if position.seq < first + size:
             break
         first += size
+    if wanted is not None:
+        rest = heads(holder.payload)[position.seq + 1 - holder.seq : first + size - holder.seq]
+        if not any(wanted(resource, id, op, fields) for resource, id, op, fields, _, _ in rest):
+            return position
     return look.position(first - 1)
 
 

@@ -118,8 +118,8 @@ class Subscription:
     def groups(self) -> AsyncIterator[list[Event]]:
         """Whole groups instead of single events: a list of the events of a group that the filter selects.
 
-        Only group ends are saved then; a saved position inside a group means: from the group's first event. Raises
-        UsageError if the loop is inside a group already.
+        Only group ends are saved then; a saved position inside a group means: from the group's first event, unless the
+        filter selects nothing behind it in that group. Raises UsageError if the loop is inside a group already.
         """
         if self._machine.use_groups() and self._session is not None:
             self._dialer.rotation.at_once()
