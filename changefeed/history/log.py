@@ -95,12 +95,21 @@ class Log:
             return held.stamp == stamp
         return stamp.startswith(self.lineage + ".") and seq <= self.known_after and (seq > 0 or is_beginning(stamp))
 
-    def group_start(self, seq: int, stamp: str | None = None) -> int:
-        """The seq before the first event of the group that seq lies inside; seq itself if a group ends there, or if
-        something of another stamp stands there."""
+    def group_start(self, seq: int, stamp: str | None = None, filter: Mapping[str, Any] | None = None) -> int:
+        """The seq before the first event of the group that seq lies inside; seq itself if a group ends there, if
+        something of another stamp stands there, or if a filter selects nothing of the group behind seq: then whoever
+        has that filter has had the group whole."""
         held = self.at.get(seq)
         if held is None or seq == held.group_last or stamp not in (None, held.stamp):
             return seq
+        if any((filter or {}).values()):
+            try:
+                selected = self.selected(filter)
+            except KeyError:  # nobody told what the filter selects
+                return held.group - 1
+            following = first_above(selected, seq)
+            if following == len(selected) or selected[following] > held.group_last:
+                return seq
         return held.group - 1
 
 

@@ -96,7 +96,7 @@ class _Chapter:
         asked = step.record.get("asked")
         if asked:
             stamp, seq = place_of(asked)
-            places = {seq, self.log.group_start(seq, stamp)} if segment.groups else {seq}
+            places = {seq, self.log.group_start(seq, stamp, segment.filter)} if segment.groups else {seq}
             if step.seq not in places or (step.seq == seq and step.stamp != stamp):
                 self.found.say(f"{segment} asked to go on after {asked}, but was to go on after {_text(step)}", **about)
         if not first:
@@ -112,7 +112,9 @@ class _Chapter:
             self.given = None  # nothing was saved: it begins now, whatever it was given before
         elif "." in segment.start:
             stamp, seq = place_of(segment.start)
-            if step.seq not in {seq, self.log.group_start(seq, stamp)} and not (fits and step.seq > seq):
+            if step.seq not in {seq, self.log.group_start(seq, stamp, segment.filter)} and not (
+                fits and step.seq > seq
+            ):
                 self.found.say(f"{segment} was to begin after {segment.start}, but began after {_text(step)}", **about)
         elif segment.start == "beginning" and self.log.whole and step.seq > self._floor and not fits:
             # It may have been killed between saving and saying so: then it begins where it was.
@@ -144,10 +146,10 @@ class _Chapter:
         given = self.given or 0
         if self.given is not None and self._skips(given, step.seq):
             self.found.say(f"{segment} saved {_text(step)}, but had been given only {given}", **about)
-        if segment.groups and self.log.group_start(step.seq, step.stamp) != step.seq:
+        if segment.groups and self.log.group_start(step.seq, step.stamp, segment.filter) != step.seq:
             self.found.say(f"{segment} saved {_text(step)}, which lies inside a group", **about)
         if self.saved is None or step.seq >= self.saved:
-            self.saved, self.start = step.seq, self.log.group_start(step.seq, step.stamp)
+            self.saved, self.start = step.seq, self.log.group_start(step.seq, step.stamp, segment.filter)
 
 
 def _text(step: Step) -> str:

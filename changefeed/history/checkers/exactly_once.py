@@ -38,7 +38,7 @@ def origin(segment: Segment, log: Log, first: bool) -> int | None:
     elif first and "." in segment.start:
         stamp, start = place_of(segment.start)
     if start is not None and segment.groups:
-        start = log.group_start(start, stamp)
+        start = log.group_start(start, stamp, segment.filter)
     return start
 
 
@@ -153,7 +153,7 @@ def _effects(view: View, at: int, record: Record, found: Findings) -> None:
         cursor = next((step.record["position"] for step in reversed(handled) if step.kind == "handled"), None)
     log = view.log_of(*place_of(cursor)) if cursor is not None and view.restores else view.log
     if segment.groups:
-        after = log.group_start(after, stamp)
+        after = log.group_start(after, stamp, segment.filter)
     try:
         selected = log.selected(segment.filter)
     except KeyError:
