@@ -42,7 +42,7 @@ class Node:
         self.output = folder / f"{name}.log"
         self.gauge = Numbers(folder / f"{name}.gauge", gauges)
         self._module = module
-        self._given = given
+        self.given = given
         # A time namespace is entered by exec: the process id stays.
         own_time = ["unshare", "-T", f"--monotonic={ahead_s}"] if ahead_s else []
         self._within = [*within, *own_time]
@@ -71,7 +71,7 @@ class Node:
         self.life += 1
         self.wanted = True
         given = {"name": self.name, "life": self.life, "history": str(self.history), "gauge": str(self.gauge.path)}
-        told = json.dumps({**given, **self._given(self.life)})
+        told = json.dumps({**given, **self.given(self.life)})
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [*self._within, *tied(self._module, told)],
@@ -117,5 +117,3 @@ class Node:
             return "it said nothing"
         found = self.output.read_text(errors="replace").splitlines()[-lines:]
         return "it said: " + (" | ".join(found) or "nothing")
-
-

@@ -32,6 +32,10 @@ class Recorder:
         """Append one record, stamped with the time. Raises OSError."""
         self.lines.append(self.record(f, facts))
 
+    def write_for(self, node: str, life: int, f: str, /, **facts: Any) -> None:
+        """Append one record that another node cannot write any more."""
+        self.lines.append({**self.record(f, facts), "node": node, "life": life})
+
     def write_all(self, records: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Append several with one write(2)."""
         made = [self.record(f, facts) for f, facts in records]

@@ -74,11 +74,13 @@ def inside() -> bool:
     return bool(os.environ.get(INSIDE))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rule:
-    """A rule that is in force. text: as iptables takes it, without -A or -D."""
+    """A rule of the router that is in force. text: as iptables takes it, without -I or -D. mark: by which its counters
+    are found (one text with several addresses makes several rules in the kernel)."""
 
     text: tuple[str, ...]
+    mark: str
 
 
 @dataclass
@@ -91,6 +93,7 @@ class Network:
     own: bool
     nodes: dict[str, str] = field(default_factory=dict)
     _devices: dict[str, str] = field(default_factory=dict)
+    _marks: int = 0
 
     def begin(self) -> None:
         if not self.own:
@@ -125,52 +128,50 @@ class Network:
         """What a command is prefixed with to run at that node; the process id stays that of the command."""
         return ["nsenter", f"--net=/run/netns/{node}"] if self.own else []
 
-    # ---- cuts: rules of the router; `cut` returns what `mend` takes
+    # ---- cuts: rules of the router, which all traffic between nodes passes; each returns what `mend` takes
 
-    def cut(self, sources: Iterable[str], targets: Iterable[str], *match: str, jump: str = "DROP") -> list[Rule]:
-        """Drop what goes from these to those nodes (one way), or what of it matches."""
-        rules = []
-        for source in sources:
-            for target in targets:
-                if source != target:
-                    way = ("-s", self.nodes[source], "-d", self.nodes[target])
-                    rules.append(self._rule(*way, *match, "-j", *jump.split()))
-        return rules
+    def cut_out(self, node: str) -> list[Rule]:
+        """Nothing that the node sends arrives anywhere."""
+        return [self.drop("-s", self.nodes[node])]
 
-    def cut_both(self, ones: Iterable[str], others: Iterable[str], *match: str) -> list[Rule]:
-        ones, others = list(ones), list(others)
-        return self.cut(ones, others, *match) + self.cut(others, ones, *match)
+    def cut_in(self, node: str) -> list[Rule]:
+        """Nothing arrives at the node."""
+        return [self.drop("-d", self.nodes[node])]
+
+    def cut_both(self, node: str) -> list[Rule]:
+        return self.cut_out(node) + self.cut_in(node)
+
+    def cut_between(self, node: str, others: Iterable[str]) -> list[Rule]:
+        """Nothing passes between the node and those."""
+        ends = ",".join(self.nodes[other] for other in others)
+        return [self.drop("-s", self.nodes[node], "-d", ends), self.drop("-s", ends, "-d", self.nodes[node])]
 
     def lose(self, node: str, share: float) -> list[Rule]:
         """Lose a share of all that comes from and goes to a node."""
-        random = ("-m", "statistic", "--mode", "random", "--probability", f"{share:.3f}", "-j", "DROP")
-        address = self.nodes[node]
-        return [self._rule("-s", address, *random), self._rule("-d", address, *random)]
+        random = ("-m", "statistic", "--mode", "random", "--probability", f"{share:.3f}")
+        return [self.drop("-s", self.nodes[node], *random), self.drop("-d", self.nodes[node], *random)]
 
-    def _rule(self, *text: str) -> Rule:
-        _run("iptables", "-w", "-I", "FORWARD", *text)
-        return Rule(text)
+    def drop(self, *match: str, jump: Sequence[str] = ("DROP",)) -> Rule:
+        """Drop (or reject) what matches."""
+        self._marks += 1
+        mark = f"chaos-{self._marks}"
+        rule = Rule((*match, "-m", "comment", "--comment", mark, "-j", *jump), mark)
+        _run("iptables", "-w", "-I", "FORWARD", *rule.text)
+        return rule
 
     def mend(self, rules: Iterable[Rule]) -> int:
         """Take rules away again; returns how many packets met them."""
         rules = list(rules)
-        dropped = self.met(rules)
+        met = self.met(rules)
         for rule in rules:
             _run("iptables", "-w", "-D", "FORWARD", *rule.text)
-        return dropped
+        return met
 
     def met(self, rules: Iterable[Rule]) -> int:
         """Packets that met these rules so far."""
-        listed = [line for line in _run("iptables-save", "-c", "-t", "filter").splitlines() if " FORWARD " in line]
-        total = 0
-        for rule in rules:
-            addresses = [f"{flag} {rule.text[i + 1]}/32" for i, flag in enumerate(rule.text) if flag in ("-s", "-d")]
-            ports = [f"{flag} {rule.text[i + 1]}" for i, flag in enumerate(rule.text) if flag in ("--sport", "--dport")]
-            for line in listed:
-                if all(part in line for part in [*addresses, *ports]):
-                    total += int(line[1 : line.index(":")])
-                    break
-        return total
+        marks = {rule.mark for rule in rules}
+        lines = _run("iptables-save", "-c", "-t", "filter").splitlines()
+        return sum(int(line[1 : line.index(":")]) for line in lines if marks & set(line.split()))
 
     # ---- slow links
 

@@ -84,4 +84,8 @@ class Switches(Numbers):
                 self.set(name, 0)
 
     def environment(self, library: Path, log_folder: Path) -> dict[str, str]:
-        return {"LD_PRELOAD": str(library), "CHAOS_SHIM_PAGE": str(self.path), "CHAOS_SHIM_DIR": f"{log_folder}{os.sep}"}
+        return {
+            "LD_PRELOAD": str(library),
+            "CHAOS_SHIM_PAGE": str(self.path),
+            "CHAOS_SHIM_DIR": f"{log_folder}{os.sep}",
+        }

@@ -134,7 +134,5 @@ async def watch_sigterm(stop: trio.Event, *, task_status: trio.TaskStatus[None] 
 
 
 if __name__ == "__main__":
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     trio.run(serve, Given(**json.loads(sys.argv[1])))

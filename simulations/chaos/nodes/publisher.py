@@ -183,7 +183,9 @@ async def run(given: Given) -> None:
     name = given.name if given.named else None
     async with trio.open_nursery() as nursery:
         await nursery.start(watch_sigterm, work.stop)
-        async with open_publisher(given.feed, given.servers, name=name, settings=settings, network=network) as publisher:
+        async with open_publisher(
+            given.feed, given.servers, name=name, settings=settings, network=network
+        ) as publisher:
             # A named one whose connection before its death is still open somewhere is refused until that is noticed.
             await publisher.wait_ready()
             work.gauge.set("ready", 1)

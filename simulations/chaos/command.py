@@ -1,0 +1,109 @@
+"""The command line of simulations/chaos.py."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from simulations.chaos import report, sandbox
+from simulations.chaos.kinds import of_numbers
+from simulations.chaos.rounds import Campaign, Options, unavailable
+
+#: What the long row must have (issue 3): how often each kind must have hit.
+LONG: Final = {
+    "kill-leader": 200, "freeze-leader": 100, "kill-zookeeper": 50, "expire-session": 50, "partition": 8,
+    "partition-out": 8, "partition-in": 8, "cut-coordinator": 8, "store-cut": 8, "store-hang": 8, "disk-full": 6,
+    "sync-error": 12, "sync-error-after": 12, "kill-after-sync": 12, "kill-subscriber": 50, "kill-publisher": 20,
+    "freeze-subscriber": 20, "never-read": 20, "garbage": 20, "acked-events": 1_000_000,
+}  # fmt: skip
+ROUND_S: Final = 80.0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="chaos.py", description="real faults on real processes, one history, one verdict"
+    )
+    made.add_argument("--minutes", type=float, help="rounds for about so long")
+    made.add_argument(
+        "--until-counts", action="store_true", help="rounds until the counts of the long proof are reached"
+    )
+    made.add_argument("--rounds", type=int, help="so many rounds (default 1)")
+    made.add_argument("--coordinator", choices=("zk", "file", "both"), default="both")
+    made.add_argument("--only", default="", help="fault numbers or kinds, comma-separated: F2,kill-leader")
+    made.add_argument("--seed", type=int, default=1)
+    made.add_argument("--round-seconds", type=float, default=ROUND_S)
+    made.add_argument("--rate", type=float, default=1200.0, help="changes per second that are submitted")
+    made.add_argument("--scale", type=float, default=1.0, help="of the counts of --until-counts")
+    made.add_argument("--keep", type=Path, help="folder for rounds that were not clean (default: a temporary one)")
+    made.add_argument("--json", type=Path)
+    made.add_argument("--chart", type=Path, help="an SVG of the pauses")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    asked = parser().parse_args(arguments)
+    try:
+        only = frozenset(of_numbers(set(filter(None, asked.only.split(",")))))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not sandbox.inside() and not (missing := sandbox.missing()):
+        return sandbox.enter([sys.executable, str(Path(__file__).resolve().parents[1] / "chaos.py"), *arguments])
+    if not sandbox.inside():
+        print(f"without a network of its own: {missing}", flush=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    campaign = Campaign(folder=asked.keep)
+    interrupted = False
+    try:
+        _campaign(campaign, asked, only)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("interrupted; what there is:", flush=True)
+    finally:
+        campaign.close()
+    coordinators = {"zk", "file"} if asked.coordinator == "both" else {asked.coordinator}
+    made = report.Report(campaign.results, unavailable(campaign, coordinators), campaign.missing(_targets(asked)))
+    print(made.text(), flush=True)
+    if asked.json:
+        asked.json.write_text(made.json())
+    if asked.chart:
+        asked.chart.write_text(made.svg())
+    return 130 if interrupted else int(not made.ok)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _targets(asked: argparse.Namespace) -> dict[str, int]:
+    return {name: max(1, round(count * asked.scale)) for name, count in LONG.items()} if asked.until_counts else {}
+
+
+def _campaign(campaign: Campaign, asked: argparse.Namespace, only: frozenset[str]) -> None:
+    begun, seed, targets = time.monotonic(), asked.seed, _targets(asked)
+    while True:
+        number = len(campaign.results)
+        missing = campaign.missing(targets)
+        if asked.until_counts:
+            if not missing:
+                return
+        elif asked.minutes:
+            if time.monotonic() - begun > asked.minutes * 60:
+                return
+        elif number >= (asked.rounds or 1):
+            return
+        # Three of four rounds with ZooKeeper; every other one on a small disk.
+        coordinator = ("zk" if number % 4 != 3 else "file") if asked.coordinator == "both" else asked.coordinator
+        rounds_left = max(1, 14 - number) if asked.until_counts else 1
+        wanted = {name: -(-count // rounds_left) for name, count in missing.items() if name != "acked-events"}
+        options = Options(
+            seed=seed, seconds=asked.round_seconds, coordinator=coordinator, only=only, wanted=wanted,
+            per_s=asked.rate, disk=number % 2 == 0,
+        )  # fmt: skip
+        result = campaign.run_round(options)
+        print(report.round_line(number + 1, result), flush=True)
+        seed += 1

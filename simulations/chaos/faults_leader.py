@@ -1,0 +1,252 @@
+"""Faults of instances' processes: killed, frozen, starved, drained, out of descriptors or memory, with a jumping clock."""
+
+from __future__ import annotations
+
+import random
+import resource
+import signal
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from changefeed.simulation.plan import Step
+from simulations.chaos.processes import Node
+from simulations.chaos.stage import INSTANCES, Doing, Stage, connects, descriptors
+
+#: How long the placed faults wait for the call that they are placed at.
+PLACE_S: Final = 3.0
+DRAIN_S: Final = 12.0
+#: Connections that are tried while there are no descriptors left.
+FLOOD: Final = 24
+#: Address space that is left to a process.
+SPARE_BYTES: Final = 2 * 2**20
+
+
+def follower(stage: Stage, chance: random.Random) -> Node:
+    leader = stage.leader()
+    return stage.instances[chance.choice([name for name in INSTANCES if leader is None or name != leader.name])]
+
+
+async def kill_leader(stage: Stage, step: Step, chance: random.Random) -> None:
+    if not await stage.working() or (leader := stage.leader()) is None:
+        return
+    before = stage.epoch()
+    async with stage.fault(step.kind, leader.name, ("leader-changed",), hold=(leader.name,)) as doing:
+        leader.kill()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_start_later, stage, leader, step.lasts)
+            await stage.leader_changed(doing, before)
+
+
+async def _start_later(stage: Stage, node: Node, after_s: float) -> None:
+    await trio.sleep(after_s)
+    stage.restart(node)
+
+
+async def kill_follower(stage: Stage, step: Step, chance: random.Random) -> None:
+    node = follower(stage, chance)
+    async with stage.fault(step.kind, node.name, ("process-gone",), hold=(node.name,)) as doing:
+        node.kill()
+        doing.effect("process-gone")
+        await _start_later(stage, node, step.lasts)
+
+
+async def kill_before_write(stage: Stage, step: Step, chance: random.Random) -> None:
+    await _kill_inside(stage, step, "kill_at_write")
+
+
+async def kill_after_sync(stage: Stage, step: Step, chance: random.Random) -> None:
+    await _kill_inside(stage, step, "kill_after_sync")
+
+
+async def _kill_inside(stage: Stage, step: Step, switch: str) -> None:
+    if not await stage.working() or (leader := stage.leader()) is None:
+        return
+    before = stage.epoch()
+    async with stage.fault(step.kind, leader.name, ("process-gone",), hold=(leader.name,)) as doing:
+        with stage.switched(leader.name, **{switch: 1}):
+            gone = await stage.until(lambda: not leader.running, PLACE_S)
+        doing.effect("process-gone" if gone else "missed")
+        await trio.sleep(step.lasts)
+        stage.restart(leader)
+        if gone:
+            await stage.leader_changed(doing, before)
+
+
+async def freeze_leader(stage: Stage, step: Step, chance: random.Random) -> None:
+    if not await stage.working() or (leader := stage.leader()) is None:
+        return
+    before, fenced = stage.epoch(), leader.gauge.get("fenced")
+    async with stage.fault(step.kind, leader.name, ("leader-changed",), hold=(leader.name,)) as doing:
+        leader.freeze()
+        try:
+            await stage.leader_changed(doing, before)
+            await trio.sleep(step.lasts)
+        finally:
+            leader.thaw()
+        await _after_thaw(stage, leader, fenced, doing)
+
+
+async def _after_thaw(stage: Stage, node: Node, fenced: int, doing: Doing) -> None:
+    """A zombie that wakes: it was killed since it held the lock, or its append is fenced, or it just follows."""
+    if not node.running:
+        doing.effect("killed-as-holder")
+        stage.restart(node)
+    elif await stage.until(lambda: node.gauge.get("fenced") > fenced, 0.3):
+        doing.effect("append-fenced")
+
+
+async def freeze_in_append(stage: Stage, step: Step, chance: random.Random) -> None:
+    await _freeze_inside(stage, step, "stop_at_write")
+
+
+async def freeze_after_sync(stage: Stage, step: Step, chance: random.Random) -> None:
+    await _freeze_inside(stage, step, "stop_after_sync")
+
+
+async def _freeze_inside(stage: Stage, step: Step, switch: str) -> None:
+    if not await stage.working() or (leader := stage.leader()) is None:
+        return
+    before, fenced = stage.epoch(), leader.gauge.get("fenced")
+    async with stage.fault(step.kind, leader.name, ("stopped-inside",), hold=(leader.name,)) as doing:
+        with stage.switched(leader.name, **{switch: 1}):
+            stopped = await stage.until(lambda: leader.frozen or not leader.running, PLACE_S)
+        doing.effect("stopped-inside" if stopped else "missed")
+        try:
+            if stopped:
+                await stage.leader_changed(doing, before)
+                await trio.sleep(step.lasts)
+        finally:
+            leader.thaw()
+        await _after_thaw(stage, leader, fenced, doing)
+
+
+async def freeze_follower(stage: Stage, step: Step, chance: random.Random) -> None:
+    node = follower(stage, chance)
+    async with stage.fault(step.kind, node.name, ("stopped",), hold=(node.name,)) as doing:
+        node.freeze()
+        try:
+            if await stage.until(lambda: node.frozen, 1.0):
+                doing.effect("stopped")
+            await trio.sleep(step.lasts)
+        finally:
+            node.thaw()
+        if not node.running:
+            stage.restart(node)
+
+
+async def starve(stage: Stage, step: Step, chance: random.Random) -> None:
+    node = stage.aim(step.target, chance)
+    async with stage.fault(step.kind, node.name, ("stopped",), hold=(node.name,)) as doing:
+        end, bursts = trio.current_time() + step.lasts, 0
+        while trio.current_time() < end and node.running:
+            node.freeze()
+            try:
+                await trio.sleep(0.09)
+                bursts += node.frozen
+            finally:
+                node.thaw()
+            await trio.sleep(0.01)
+        doing.effect("stopped" if bursts else "missed", bursts=bursts)
+        if not node.running:
+            stage.restart(node)
+
+
+async def rolling_restart(stage: Stage, step: Step, chance: random.Random) -> None:
+    """Each in turn; the next one when all are ready again."""
+    async with stage.fault(step.kind, ",".join(INSTANCES), ("drained",), hold=INSTANCES) as doing:
+        for node in stage.instances.values():
+            await stage.until(lambda: all(stage.ready(one) for one in stage.instances.values()), 10.0)
+            node.terminate()
+            if await stage.until(lambda node=node: not node.running, DRAIN_S):  # type: ignore[misc]
+                if node.status == 0:
+                    doing.effect("drained", instance=node.name)
+                else:
+                    stage.note_end(node)
+            else:
+                stage.crashes.append(f"{node.name} did not end within {DRAIN_S:g} s of SIGTERM; {node.said()}")
+                node.kill()
+            node.start()
+
+
+async def no_descriptors(stage: Stage, step: Step, chance: random.Random) -> None:
+    """Neither connections nor files can be opened; a stranger tries to connect meanwhile."""
+    if not await stage.working() or (node := stage.leader()) is None:
+        return
+    async with stage.fault(step.kind, node.name, ("limit-met",), hold=(node.name,)) as doing:
+        before = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
+        there = descriptors(node.pid)
+        resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (there + 2, before[1]))
+        address = stage.network.nodes[node.name]
+        tried = []
+        try:
+            end = trio.current_time() + step.lasts
+            while trio.current_time() < end and node.running:
+                if len(tried) < FLOOD:
+                    tried.append(await trio.to_thread.run_sync(connects, address, stage.ports[node.name]))
+                await trio.sleep(0.05)
+            met = node.running and descriptors(node.pid) >= there
+        finally:
+            if node.running:
+                resource.prlimit(node.pid, resource.RLIMIT_NOFILE, before)
+            for connection in tried:
+                if connection is not None:
+                    connection.close()
+        doing.effect("limit-met" if met else "missed", tried=len(tried))
+        if not node.running:
+            stage.restart(node)
+
+
+async def no_memory(stage: Stage, step: Step, chance: random.Random) -> None:
+    """A process that cannot allocate may end, as by the kernel's own killer; it is started again like a killed one."""
+    if not await stage.working() or (node := stage.leader()) is None:
+        return
+    async with stage.fault(step.kind, node.name, ("limit-met", "process-gone"), hold=(node.name,)) as doing:
+        before = resource.prlimit(node.pid, resource.RLIMIT_AS)
+        limit = _address_space(node.pid) + SPARE_BYTES
+        resource.prlimit(node.pid, resource.RLIMIT_AS, (limit, before[1]))
+        try:
+            await stage.until(lambda: not node.running, step.lasts)
+            met = node.running and _address_space(node.pid) > limit - SPARE_BYTES
+        finally:
+            if node.running:
+                resource.prlimit(node.pid, resource.RLIMIT_AS, before)
+        if not node.running:
+            doing.effect("process-gone", status=node.status)
+            # Out of memory is one end that a program cannot choose.
+            stage.note_end(node, allowed=(1, -signal.SIGABRT, -signal.SIGSEGV))
+            node.start()
+        else:
+            doing.effect("limit-met" if met else "missed")
+
+
+def _address_space(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+async def clock_jump(stage: Stage, step: Step, chance: random.Random) -> None:
+    node = stage.aim(step.target, chance)
+    jump_s = chance.choice((-3600, -60, 60, 3600))
+    async with stage.fault(step.kind, node.name, ("clock-moved",), jump_s=jump_s) as doing:
+        with stage.switched(node.name, wall_offset_ns=jump_s * 10**9) as switches:
+            before = switches.get("wall_reads")
+            await trio.sleep(step.lasts)
+            doing.effect("clock-moved" if switches.get("wall_reads") > before else "missed")
+
+
+FAULTS: Final = {
+    "kill-leader": kill_leader,
+    "kill-follower": kill_follower,
+    "kill-before-write": kill_before_write,
+    "kill-after-sync": kill_after_sync,
+    "freeze-leader": freeze_leader,
+    "freeze-in-append": freeze_in_append,
+    "freeze-after-sync": freeze_after_sync,
+    "freeze-follower": freeze_follower,
+    "starve": starve,
+    "rolling-restart": rolling_restart,
+    "no-descriptors": no_descriptors,
+    "no-memory": no_memory,
+    "clock-jump": clock_jump,
+}

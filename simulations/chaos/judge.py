@@ -1,0 +1,42 @@
+"""Judges one round's history, as a process of its own: `python -m simulations.chaos.judge FOLDER`; prints JSON.
+
+A round's history is hundreds of thousands of records: what they take in memory ends with this process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from changefeed.history.checkers import check_view, views_of
+from changefeed.history.checkers.recovery import recoveries
+from changefeed.history.checkers.vacuous import counts
+from changefeed.history.records import BadHistory, read_history
+
+
+def judged(folder: Path) -> dict[str, Any]:
+    """broken: what the checkers say. counts: how much of what there was. pauses: by kind, as the recoveries are."""
+    try:
+        (view,) = views_of(read_history(folder))
+    except BadHistory as error:
+        return {"broken": [{"promise": "history", "says": str(error)}], "counts": {}, "pauses": {}, "effects": {}}
+    broken = [{"promise": one.promise, "says": one.says, "about": one.about} for one in check_view(view)]
+    effects: dict[str, dict[str, int]] = {}
+    for fault in view.faults:
+        seen = effects.setdefault(fault.kind, {"done": 0, "hit": 0})
+        seen["done"] += 1
+        seen["hit"] += bool(set(fault.effects) - {"missed"})
+        for what in set(fault.effects):
+            seen[what] = seen.get(what, 0) + 1
+    pauses = {
+        one.kind: {"faults": one.faults, "receipts": one.receipts, "deliveries": one.deliveries}
+        for one in recoveries(view)
+    }
+    events = sum(len(op.keys) for op in view.ops.values() if op.acks)
+    return {"broken": broken, "counts": {**counts(view), "acked-events": events}, "pauses": pauses, "effects": effects}
+
+
+if __name__ == "__main__":
+    json.dump(judged(Path(sys.argv[1])), sys.stdout)

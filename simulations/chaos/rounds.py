@@ -1,0 +1,283 @@
+"""One round: build everything, harm it, heal it, drain it, dump it, judge it. And a campaign of rounds."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from changefeed.testing.zookeeper_ensemble import ZookeeperEnsemble
+from simulations.chaos import dump, sandbox, shim
+from simulations.chaos.kinds import DISK, FILE, KINDS, NETWORK, SHIM, TIME, ZOOKEEPER, available
+from simulations.chaos.nemesis import Nemesis
+from simulations.chaos.plan import draw
+from simulations.chaos.processes import ROOT, Node
+from simulations.chaos.sandbox import Network
+from simulations.chaos.stage import SERVERS, Stage
+
+#: From the healing on, everything must have an outcome and be read within so many seconds.
+BOUND_S: Final = 60.0
+STOP_S: Final = 15.0
+#: A round that lasts longer than planned by so much leaves the rest of its plan out.
+LATE: Final = 1.5
+DISK_MIB: Final = 600
+JUDGE_S: Final = 300.0
+#: After any fault, also after several at once, nobody waits longer for a receipt or a delivery.
+PAUSE_LIMIT_S: Final = 30.0
+
+
+@dataclass
+class Result:
+    """What a round came to. broken: the checkers' findings; wrong: what the harness saw itself."""
+
+    seed: int
+    coordinator: str
+    seconds: float = 0.0
+    broken: list[dict[str, Any]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    effects: dict[str, dict[str, int]] = field(default_factory=dict)
+    pauses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    folder: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.broken and not self.wrong
+
+
+@dataclass(frozen=True)
+class Options:
+    """coordinator: "zk" or "file". only: names of kinds. wanted: kind -> how often in this round. per_s: changes."""
+
+    seed: int
+    seconds: float
+    coordinator: str = "zk"
+    only: frozenset[str] = frozenset()
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    per_s: float = 1000.0
+    disk: bool = False
+
+
+def offered(coordinator: str, disk: bool, library: Path | None) -> frozenset[str]:
+    """What this machine has for a round (see kinds.py)."""
+    have = {ZOOKEEPER if coordinator == "zk" else FILE}
+    if sandbox.inside():
+        have |= {NETWORK, TIME}
+        if disk:
+            have.add(DISK)
+    if library is not None:
+        have.add(SHIM)
+    return frozenset(have)
+
+
+class Round:
+    """One round, in a folder of its own."""
+
+    def __init__(
+        self, options: Options, network: Network, ensemble: ZookeeperEnsemble | None, library: Path | None, folder: Path,
+        say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.options = options
+        self.have = offered(options.coordinator, options.disk, library)
+        self._say = say
+        self._folder = folder
+        if DISK in self.have:
+            sandbox.small_disk(str(folder / "log"), DISK_MIB)
+        self.stage = Stage(
+            folder, network, self.have, options.seed, ensemble=ensemble, chroot=f"/round-{options.seed}",
+            library=library, per_s=options.per_s,
+        )  # fmt: skip
+        self.result = Result(options.seed, options.coordinator, folder=str(folder))
+
+    async def run(self) -> Result:
+        begun = time.monotonic()
+        ahead_ns = dump.wall_ahead_ns()
+        stage, result = self.stage, self.result
+        kinds = available(self.have)
+        if self.options.only:
+            kinds = {name: kind for name, kind in kinds.items() if name in self.options.only}
+        plan = draw(self.options.seed, self.options.seconds, kinds, self.options.wanted)
+        (self._folder / "plan.json").write_text(plan.to_json())
+        try:
+            self._limits(kinds)
+            await stage.begin()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stage.supervise)
+                nemesis = Nemesis(stage, plan, kinds, self.options.seconds * LATE)
+                await nemesis.run()
+                await self._converge()
+                nursery.cancel_scope.cancel()
+            await self._stop()
+            await dump.flip_bytes(stage, random.Random(self.options.seed))
+            await dump.dump_log(stage, max(ahead_ns, dump.wall_ahead_ns()))
+        except TimeoutError as error:
+            result.wrong.append(str(error))
+        finally:
+            stage.end()
+        result.wrong += [*stage.crashes, *stage.wrong]
+        await self._judge()
+        result.seconds = time.monotonic() - begun
+        return result
+
+    def _limits(self, kinds: Mapping[str, Any]) -> None:
+        for name in kinds:
+            self.stage.records.write("limit", kind=name, receipts_s=PAUSE_LIMIT_S, deliveries_s=PAUSE_LIMIT_S)
+        for name in ("acks", "events", "leader-changes", "resumes"):
+            self.stage.records.write("want", name=name, count=1)
+
+    async def _converge(self) -> None:
+        """Nothing is done any more: every publisher gets its outcomes, every reader reads to the end."""
+        stage = self.stage
+        stage.closing = True
+        stage.held.clear()
+        for node in stage.nodes.values():
+            node.thaw()
+        if stage.ensemble is not None:
+            await self._heal_ensemble(stage.ensemble)
+        stage.records.write("heal", bound_s=BOUND_S)
+        with trio.move_on_after(BOUND_S):
+            await stage.until(lambda: all(node.running for node in stage.nodes.values()), BOUND_S)
+            await self._finish(list(stage.publishers.values()), BOUND_S)
+            tail = stage.tail()
+            await stage.until(lambda: all(one.gauge.get("seq") >= tail for one in stage.subscribers.values()), BOUND_S)
+            if all(one.gauge.get("seq") >= tail for one in stage.subscribers.values()):
+                stage.records.write("converged")
+
+    async def _heal_ensemble(self, ensemble: ZookeeperEnsemble) -> None:
+        for index in range(ensemble.size):
+            ensemble.resume(index)
+        with trio.move_on_after(30):
+            for index in range(ensemble.size):
+                if not await trio.to_thread.run_sync(ensemble.mode, index):
+                    await trio.to_thread.run_sync(ensemble.restart, index)
+
+    async def _finish(self, nodes: list[Node], within_s: float) -> None:
+        """Tell them to come to their end; status 0, or it is wrong."""
+        for node in nodes:
+            node.wanted = False
+            node.terminate()
+        await self.stage.until(lambda: not any(node.running for node in nodes), within_s)
+        for node in nodes:
+            if node.running:
+                self.stage.wrong.append(f"{node.name} did not end within {within_s:g} s of SIGTERM; {node.said()}")
+                node.kill()
+            elif node.status != 0:
+                self.stage.wrong.append(f"{node.name} ended with status {node.status}; {node.said()}")
+
+    async def _stop(self) -> None:
+        await self._finish(list(self.stage.subscribers.values()), STOP_S)
+        await self._finish(list(self.stage.instances.values()), STOP_S)
+
+    async def _judge(self) -> None:
+        """In a process of its own: a history takes a gigabyte of memory."""
+        command = [sys.executable, "-m", "simulations.chaos.judge", str(self.stage.history)]
+        with trio.move_on_after(JUDGE_S):
+            done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, cwd=ROOT)
+            if done.returncode:
+                self.result.wrong.append(f"the judge failed: {done.stderr.decode(errors='replace')[-800:]}")
+                return
+            found = json.loads(done.stdout)
+            self.result.broken = found["broken"]
+            self.result.counts = Counter(found["counts"])
+            self.result.effects = found["effects"]
+            self.result.pauses = found["pauses"]
+            return
+        self.result.wrong.append(f"the history was not judged within {JUDGE_S:g} s")
+
+    def tidy(self) -> None:
+        """Forget a round that was clean; keep one that was not."""
+        if DISK in self.have:
+            if not self.result.ok:
+                shutil.copytree(self._folder / "log", self._folder / "log-kept")
+            sandbox.unmount(str(self._folder / "log"))
+        if self.result.ok:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Campaign:
+    """Rounds, one after the other, with one network and (for "zk") one ensemble.
+
+    targets: fault kind (or "acked-events") -> how often, over all rounds. folder: of rounds that were not clean.
+    """
+
+    def __init__(self, *, folder: Path | None = None, say: Callable[[str], None] = print) -> None:
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="changefeed-chaos-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.results: list[Result] = []
+        self.hits: Counter[str] = Counter()
+        self.totals: Counter[str] = Counter()
+        self.network = Network(sandbox.inside())
+        self.network.begin()
+        self.library: Path | None = None
+        self.no_shim = ""
+        try:
+            self.library = shim.build(self.folder)
+        except RuntimeError as error:
+            self.no_shim = str(error)
+        self._ensemble: ZookeeperEnsemble | None = None
+        self._say = say
+
+    def close(self) -> None:
+        if self._ensemble is not None:
+            self._ensemble.close()
+        if all(result.ok for result in self.results):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _ready_ensemble(self) -> ZookeeperEnsemble:
+        if self._ensemble is None:
+            hosts = [self.network.add(name) for name in SERVERS]
+            self._ensemble = ZookeeperEnsemble(
+                3, tick_ms=500, hosts=hosts, within=lambda index: self.network.within(SERVERS[index])
+            )
+            self._ensemble.start()
+        return self._ensemble
+
+    def run_round(self, options: Options) -> Result:
+        """One round, judged and counted."""
+        folder = self.folder / f"round-{options.seed}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        ensemble = self._ready_ensemble() if options.coordinator == "zk" else None
+        one = Round(options, self.network, ensemble, self.library, folder, self._say)
+        try:
+            result = trio.run(one.run)
+        finally:
+            one.stage.end()
+        one.tidy()
+        self.results.append(result)
+        self.totals.update(result.counts)
+        for kind, seen in result.effects.items():
+            self.hits[kind] += seen["hit"]
+        return result
+
+    def missing(self, targets: Mapping[str, int]) -> dict[str, int]:
+        """What is still wanted."""
+        had = {**self.hits, "acked-events": self.totals["acked-events"]}
+        return {name: count - had.get(name, 0) for name, count in targets.items() if had.get(name, 0) < count}
+
+
+def unavailable(campaign: Campaign, coordinators: set[str]) -> dict[str, str]:
+    """Fault kinds that no round of this campaign can have, and why."""
+    have: set[str] = set()
+    for coordinator in coordinators:
+        have |= offered(coordinator, True, campaign.library)
+    why = {
+        NETWORK: "no network namespaces of our own", TIME: "no time namespaces", DISK: "no mounts of our own",
+        SHIM: campaign.no_shim, ZOOKEEPER: "no round with ZooKeeper was asked for",
+        FILE: "no round with the file coordinator was asked for",
+    }  # fmt: skip
+    return {
+        name: "; ".join(why[need] for need in sorted(kind.needs - have))
+        for name, kind in KINDS.items()
+        if not kind.needs <= have
+    }
