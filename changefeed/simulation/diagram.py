@@ -20,8 +20,10 @@ WIDTH: Final = 120
 #: So many columns fit beside words that say something.
 COLUMNS_MAX: Final = 15
 ROWS: Final = 40
-#: Rows before those that are about what is broken.
+#: Rows before these that are about the same keys and seqs.
 FOCUS_ROWS: Final = 16
+#: Where the record is known at which a promise broke: so many rows before and behind it, the rest of ROWS at the end.
+BEFORE, BEHIND = 24, 4
 TIME_WIDTH: Final = 11
 #: Deliveries and saves of one reader within this time are one row, where the first of them stands, unless something of
 #: BARRIERS came between.
@@ -37,7 +39,7 @@ _NEMESIS: Final = frozenset({"fault", "effect", "over", "restored", "heal", "con
 _STORE: Final = frozenset({"commit", "trimmed"})
 _GROUPS: Final = ("nemesis", "instance", "store", "publisher", "reader", "other")
 #: Only these: who appended and acknowledged what, and when, must stay in its place.
-_JOINED: Final = frozenset({"event", "bookmark", "handled"})
+_JOINED: Final = frozenset({"event", "handled"})
 _MARKS: Final = {
     "submit": "S", "acked": "R", "failed": "F", "unknown": "?", "lost": "L", "quit": "Q",
     "elected": "E", "fence": "#", "append": "A", "repeat": "=", "deposed": "D", "commit": "C", "trimmed": "T",
@@ -65,6 +67,8 @@ class Row:
     first: int = 0
     last: int = 0
     keys: set[str] = field(default_factory=set)
+    count: int = 1
+    saved: int = 0
     number: int = 0
 
 
@@ -114,12 +118,25 @@ def kind_of(node: str, seen: set[str]) -> str:
 
 
 class Diagram:
-    """A history, and what of it is drawn. about: a broken promise's keys and seqs; rows about them are drawn too."""
+    """A history, and what of it is drawn.
 
-    def __init__(self, history: Iterable[Mapping[str, Any]], about: Mapping[str, Any] | None = None) -> None:
-        self._keys, self._seqs = focus_of(about or {})
-        records = [record for record in history if record.get("f") not in NO_STEPS and record.get("node") != "end"]
-        self._kinds = self._sort_nodes(records)
+    abouts: what broken promises are about: keys, seqs, and "record", the place in the whole history where it broke.
+    left_out: records of the whole history before the first of these.
+    """
+
+    def __init__(
+        self, history: Iterable[Mapping[str, Any]], abouts: Sequence[Mapping[str, Any]] = (), left_out: int = 0
+    ) -> None:
+        self._keys, self._seqs = focus_of(abouts)
+        places = (about.get("record") for about in abouts)
+        self._broke_at = [place for place in places if isinstance(place, int) and not isinstance(place, bool)]
+        records = [
+            (place, record)
+            for place, record in enumerate(history, left_out)
+            if record.get("f") not in NO_STEPS and record.get("node") != "end"
+        ]
+        self._kinds = self._sort_nodes([record for _, record in records])
+        self._row_of: dict[int, Row] = {}
         self._appended: list[tuple[int, int, str]] = []
         self._serving: dict[str, str] = {}
         self._faults: dict[Any, Mapping[str, Any]] = {}
@@ -141,29 +158,34 @@ class Diagram:
         order = {group: index for index, group in enumerate(_GROUPS)}
         return dict(sorted(kinds.items(), key=lambda item: (order[item[1]], item[0])))
 
-    def _join(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def _join(self, records: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         latest: dict[str, Row] = {}
-        for number, record in enumerate(records):
-            row = self._row(number, record)
+        for place, record in records:
+            row = self._row(len(self.rows), record)
             before = latest.get(row.node)
             if before is not None and self._joins(before, row):
-                before.last = row.last
+                before.last = max(before.last, row.last)
+                before.count += row.f == before.f
+                before.saved = row.last if row.f == "handled" else before.saved
                 before.keys |= row.keys
+                self._row_of[place] = before
                 continue
             if row.f in BARRIERS:
                 latest.clear()
-            latest[row.node] = row
+            latest[row.node] = self._row_of[place] = row
             self.rows.append(row)
 
     @staticmethod
     def _joins(before: Row, row: Row) -> bool:
+        """Events and saves of one reader, one behind the other."""
+        if row.f == "handled" and before.f == "event" and row.last > before.last:
+            return False
         return (
-            row.f in _JOINED
-            and before.f == row.f
-            and before.target == row.target
-            and before.source == row.source
+            {before.f, row.f} <= _JOINED
+            and (row.f == "handled" or before.f == "event")
+            and (before.source == row.source or row.f == "handled")
             and row.at - before.at <= JOINED_NS
-            and before.last + (row.f == "event") == row.last
+            and before.last <= row.last
         )
 
     def _row(self, number: int, record: Mapping[str, Any]) -> Row:
@@ -200,12 +222,11 @@ class Diagram:
     # ---- what is drawn
 
     def lines(self, *, rows: int = ROWS, width: int = WIDTH) -> list[str]:
-        """The last rows, before them those about what is broken; a legend of marks below."""
+        """What led to where a promise broke, what else was about the same, the last rows; below it a legend."""
         if not self.rows:
             return ["(the history holds no steps)"]
-        tail = self.rows[-rows:]
-        focus = [row for row in self.rows[:-rows] if self._in_focus(row)][-FOCUS_ROWS:]
-        shown = [*focus, *tail]
+        broke = {self._row_of[place].number for place in self._broke_at if place in self._row_of}
+        shown = [self.rows[number] for number in sorted(self._chosen(broke, rows))]
         columns = self._choose(shown)
         pitch = max(4, min(7, (width - TIME_WIDTH - 44) // max(1, len(columns))))
         wanted = {row.number for row in shown}
@@ -220,11 +241,24 @@ class Diagram:
             if index - previous > 1:
                 lines.append(f"{'':>{TIME_WIDTH}} … {index - previous - 1:,} steps")
             previous = index
-            lines.append(self._draw(row, columns, pitch, before, width))
+            drawn = self._draw(row, columns, pitch, before, width)
+            lines.append("»" + drawn[1:] if row.number in broke else drawn)
         absent = [name for name in self._kinds if name not in columns]
         if absent:
             lines.append(f"(no room for {', '.join(absent)})"[:width])
-        return [*lines, "", *LEGEND]
+        return [*lines, "", *LEGEND, *(["» here a promise broke"] if broke else [])]
+
+    def _chosen(self, broke: set[int], rows: int) -> set[int]:
+        """The rows that are drawn, by number."""
+        count = len(self.rows)
+        if not broke:
+            chosen = set(range(max(0, count - rows), count))
+        else:
+            first = min(broke)
+            near = range(max(0, first - BEFORE), min(count, first + BEHIND + 1))
+            chosen = set(near) | set(range(max(0, count - (rows - len(near))), count)) | set(sorted(broke)[:8])
+        focus = [row.number for row in self.rows[: min(chosen)] if self._in_focus(row)]
+        return chosen | set(focus[-FOCUS_ROWS:])
 
     def _in_focus(self, row: Row) -> bool:
         near = any(row.first <= seq <= max(row.first, row.last) for seq in self._seqs)
@@ -295,11 +329,11 @@ def arrow(line: list[str], start: int, end: int, pitch: int) -> None:
         line[end + 1] = "<"
 
 
-def focus_of(about: Mapping[str, Any]) -> tuple[set[str], set[int]]:
-    """(keys, seqs) that a broken promise is about: whatever its facts hold under such names."""
+def focus_of(abouts: Iterable[Mapping[str, Any]]) -> tuple[set[str], set[int]]:
+    """(keys, seqs) that broken promises are about: whatever their facts hold under such names."""
     keys: set[str] = set()
     seqs: set[int] = set()
-    for name, value in about.items():
+    for name, value in (item for about in abouts for item in about.items()):
         items = list(value)[:50] if isinstance(value, list | tuple | set | frozenset) else [value]
         if name.startswith("key"):
             keys |= {str(item) for item in items}
@@ -314,12 +348,11 @@ def keys_of(record: Mapping[str, Any]) -> set[str]:
     return keys | ({str(record["key"])} if "key" in record else set())
 
 
-def listed(row: Row, most: int = 4) -> str:
-    """The row's keys, the first few by name."""
+def listed(row: Row) -> str:
+    """The row's keys, the first and the last by name."""
     found = row.facts.get("keys", ())
     names = [str(item) for item in found] if isinstance(found, list | tuple) else sorted(row.keys)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(names) if len(names) < 3 else f"{names[0]} … {names[-1]} ({len(names)})"
 
 
 def words(row: Row) -> str:
@@ -357,7 +390,9 @@ def words(row: Row) -> str:
         case "connected":
             return f"{who} at {facts.get('instance')} after {epoch_of(facts.get('position'))}{row.last}"
         case "event":
-            return f"{who} gets {where} from {row.source or '?'}"
+            some = "" if row.count == row.last - row.first + 1 else f"{row.count} of "
+            saved = f", saved {row.saved}" if row.saved else ""
+            return f"{who} gets {some}{where} from {row.source or '?'}{saved}"
         case "bookmark":
             return f"{who} knows all up to {where}"
         case "handled":

@@ -145,14 +145,14 @@ def summary_lines(summary: Summary) -> list[str]:
     if summary.twice:
         same = "all the same" if not summary.unequal else f"{summary.unequal} NOT THE SAME"
         lines.append(f"seeds run twice, under other hash seeds: {summary.twice}, {same}")
-    wanted = [name for name in summary.wanted if name not in summary.met]
+    wanted = [name for name in summary.wanted if name not in summary.met and summary.seeds > 1]
     names = sorted(summary.met, key=lambda name: (-summary.reached[name], name)) + wanted
     if names:
         width = min(70, max(len(name) for name in names))
         lines += ["", f"{'met':<{width}}  {'seeds':>9}  {'share':>7}  {'times':>11}"]
     for name in names:
         mark = ""
-        if name in summary.wanted and summary.share(name) < SHARE:
+        if summary.seeds > 1 and name in summary.wanted and summary.share(name) < SHARE:
             mark = "  NEVER" if not summary.reached[name] else "  seldom"
         share = f"{summary.share(name):.2%}"
         lines.append(
@@ -202,10 +202,13 @@ def failure_lines(result: Result, tier: str, plan_file: str | None = None) -> li
         lines.append(f"  and {len(result.broken) - 8} more")
     lines += ["", *plan_lines(result.plan)]
     if result.history:
-        about: dict[str, Any] = {}
-        for item in result.broken[:8]:
-            about |= item.about
-        lines += ["", "the last steps:", "", *Diagram(result.history, about).lines()]
+        abouts = [item.about for item in result.broken[:8]]
+        lines += [
+            "",
+            "what led there, and the last steps:",
+            "",
+            *Diagram(result.history, abouts, result.left_out).lines(),
+        ]
     lines += ["", f"digest {result.digest or 'none'}; {again(result)}", ""]
     return [*lines, f"replay it:  {replay_command(tier, result.seed, plan_file)}", ""]
 

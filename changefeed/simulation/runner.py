@@ -21,6 +21,7 @@ from typing import Final
 import trio
 
 from changefeed.history import Broken
+from changefeed.nursery import open_owned_nursery
 from changefeed.simulation.plan import Plan
 from changefeed.simulation.workers import Pool, Result
 
@@ -142,7 +143,7 @@ Tell = Callable[[Result], Awaitable[None]]
 @asynccontextmanager
 async def open_pool(tier: str, jobs: int, limit_s: float = LIMIT_S) -> AsyncIterator[Pool]:
     """A pool for the block; every process of it is gone behind the block, whatever ends it."""
-    async with trio.open_nursery() as nursery:
+    async with open_owned_nursery() as nursery:
         pool = Pool(tier, jobs, limit_s).entered(nursery)
         try:
             yield pool
@@ -164,14 +165,14 @@ class Run:
     async def go(self, tell: Tell) -> None:
         """Run it. tell: called for each seed that failed, after it was run a second time.
 
-        Raises BadConfig (inside a group) for a tier that does not exist or a plan that it refuses. Returns early
+        Raises BadConfig for a tier that does not exist or a plan that it refuses. Returns early
         after `stop`, and when there were enough failures or time is up: `summary.stopped` says so.
         """
         self._begun = trio.current_time()
         with self._scope:
             async with (
                 open_pool(self.order.tier, self.order.jobs, self.order.limit_s) as pool,
-                trio.open_nursery() as nursery,
+                open_owned_nursery() as nursery,
             ):
                 for _ in range(self.order.jobs):
                     nursery.start_soon(self._serve, pool, tell)
@@ -242,6 +243,6 @@ class Run:
 
 
 async def run_one(tier: str, seed: int, plan: Plan | None = None, *, limit_s: float = LIMIT_S) -> Result:
-    """One seed with its history. Raises BadConfig (inside a group) for a tier or plan that cannot be run."""
+    """One seed with its history. Raises BadConfig for a tier or plan that cannot be run."""
     async with open_pool(tier, 1, limit_s) as pool:
         return await pool.ask(seed, plan, history=True)
