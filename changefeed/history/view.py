@@ -170,6 +170,7 @@ class View:
         self.sightings: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self._current: dict[str, Segment] = {}
+        self._seen: list[tuple[int, int]] | None = None
         self._faults: dict[Any, Fault] = {}
         self._commits: list[tuple[int, Record]] = []
         self._entries: list[tuple[int, Record]] = []
@@ -511,6 +512,22 @@ class View:
             if since < restore.at < at:
                 tail = restore.tail
         return tail
+
+    def seen_tail(self, at: int) -> int:
+        """The highest seq that anybody had seen in the log before a record was written, since it was put back last."""
+        if self._seen is None:
+            seen = [(commit.at, commit.last) for commit in self.commits]
+            seen += [(answer.at, answer.last[1]) for op in self.ops.values() for answer in op.acks]
+            seen += [
+                (s.at, s.seq) for segment in self.segments for s in segment.steps if s.kind in ("event", "bookmark")
+            ]
+            seen += [(restore.at, -1) for restore in self.restores]
+            self._seen, newest = [], 0
+            for when, seq in sorted(seen):
+                newest = max(newest, seq) if seq >= 0 else 0
+                self._seen.append((when, newest))
+        place = bisect_left(self._seen, (at, -1))
+        return self._seen[place - 1][1] if place else 0
 
     def log_of(self, stamp: str, seq: int) -> Log:
         """The newest log in which a position stands; the last one if it stands in none."""

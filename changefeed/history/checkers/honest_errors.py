@@ -25,7 +25,7 @@ def check(view: View) -> list[Broken]:
                 _refused(view, str(segment), step, found)
             elif step.kind == "connected" and step.record.get("asked"):
                 stamp, seq = place_of(step.record["asked"])
-                why = _unfit(view, stamp, seq, step.at)
+                why, _ = _unfit(view, stamp, seq, step.at)
                 if why:
                     says = f"{segment} was taken in after {stamp}.{seq}, which {why}"
                     found.say(says, record=step.at, seqs=[seq])
@@ -48,21 +48,24 @@ def _floor(view: View, at: int) -> int:
     return max((floor for when, floor in view.trims if since < when < at), default=0)
 
 
-def _unfit(view: View, stamp: str, seq: int, at: int) -> str:
-    """Why a position could not be resumed at that time; "" if it could, or if that is not known."""
+def _unfit(view: View, stamp: str, seq: int, at: int) -> tuple[str, tuple[str, ...]]:
+    """Why a position could not be resumed at that time, and which codes say so; "" if none is known."""
     log = _log_at(view, at)
     lineage = stamp.partition(".")[0]
     if log.lineage and lineage != log.lineage:
-        return f"is of lineage {lineage}, not {log.lineage}"
-    if seq < _floor(view, at):
-        return f"lies below the floor {_floor(view, at)}"
-    held = log.at.get(seq)
-    tail = view.committed_tail(at)
+        return f"is of lineage {lineage}, not {log.lineage}", ("other-lineage",)
+    floor, tail = _floor(view, at), view.committed_tail(at)
+    if seq < floor:
+        # Below the floor nobody can tell any more whether a copy was put back above it.
+        return f"lies below the floor {floor}", ("position-too-old", "other-lineage")[: 1 + bool(view.restores)]
     if seq > (log.tail if tail is None else tail) and (log.whole or tail is not None):
-        return "lies beyond the log's tail"
+        return "lies beyond the log's tail", ("future-position", "other-lineage")
+    held = log.at.get(seq)
     if held is not None and held.stamp != stamp:
-        return f"is of another term than the entry there ({held.stamp})"
-    return ""
+        return f"is of another term than the entry there ({held.stamp})", ("other-lineage", "future-position")[
+            : 1 + bool(view.restores)
+        ]
+    return "", ()
 
 
 def _refused(view: View, who: str, step: Step, found: Findings) -> None:
@@ -70,19 +73,18 @@ def _refused(view: View, who: str, step: Step, found: Findings) -> None:
     position = f"{stamp}.{seq}"
     about = {"record": step.at, "seqs": [seq]}
     log = _log_at(view, step.at)
-    why = _unfit(view, stamp, seq, step.at)
-    if code not in CANNOT_RESUME:
-        if why:
+    why, codes = _unfit(view, stamp, seq, step.at)
+    if why:
+        if code not in (*codes, "cannot-resume"):
             found.say(f"{who} was refused with {code} after {position}, which {why}: the reason is another", **about)
+    elif not log.whole or code not in CANNOT_RESUME:
         return
-    if not log.whole or why:
-        return  # some reason there is; a position of another term that lies beyond the tail may be called either
-    ours = log.stands(stamp, seq) and (is_beginning(stamp) or seq in log.at)
-    if code == "position-too-old" and seq >= log.floor:
+    elif code == "position-too-old" and seq >= log.floor:
         found.say(f"{who} was refused as too old after {position}, but the log's floor is {log.floor}", **about)
-    elif code in ("future-position", "other-lineage") and ours:
-        what = "of the future" if code == "future-position" else "of another lineage"
-        found.say(f"{who} was refused as {what} after {position}, which is a place of this log", **about)
+    elif code != "position-too-old" and log.stands(stamp, seq) and (is_beginning(stamp) or seq in log.at):
+        if code == "future-position" and seq > view.seen_tail(step.at):
+            return  # it came to be a place of this log only later, perhaps
+        found.say(f"{who} was refused with {code} after {position}, which is a place of this log", **about)
 
 
 def _failed(view: View, op: Op, answer: Answer, found: Findings) -> None:

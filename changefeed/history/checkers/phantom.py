@@ -29,7 +29,8 @@ def check(view: View) -> list[Broken]:
             if step.kind == "event":
                 record = step.record
                 key, digest = record["key"], record["digest"]
-                if (key, digest) not in told or by_key[key][0].submits[0].at > step.at:
+                known = by_key.get(key)
+                if (key, digest) not in told or known is None or known[0].submits[0].at > step.at:
                     where = f"{segment} was given at {step.stamp}.{step.seq}"
                     if _known(view, key, digest, step.at, where, view.lost(step.stamp, step.seq), found):
                         told.add((key, digest))
