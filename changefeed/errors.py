@@ -19,7 +19,8 @@
       ProtocolError              the peer broke the protocol
         BadMessage FrameTooLarge UnsupportedProtocol HandshakeTimeout
       LogError                   the log's storage
-        Fenced TailMoved AppendOutcomeUnknown LogUnavailable LogDamaged LogReplaced LogFormatUnknown TrimmedAway
+        Fenced TailMoved AppendOutcomeUnknown LogUnavailable LogAccessDenied LogNotLaidOut LogUnsafe LogDamaged
+        LogReplaced LogFormatUnknown TrimmedAway
 
 Each class has `code` (kebab-case; the same on the wire, in JSON, logs, metrics and as a heading of
 docs/reference/errors.md), `retryable` (the same request may succeed later, unchanged), `outcome` ("refused": nothing
@@ -517,6 +518,27 @@ class LogUnavailable(LogError):
 
     code = "log-unavailable"
     retryable = True
+
+
+class LogAccessDenied(LogError):
+    """The log's server refuses this role, password or database, or the role lacks a privilege."""
+
+    code = "log-access-denied"
+    retryable = True  # at another instance, or once the role may
+
+
+class LogNotLaidOut(LogError):
+    """The database holds no tables of a log, or those of an older release: `changefeed log init` or `log upgrade`."""
+
+    code = "log-not-laid-out"
+    retryable = True  # at another instance, or once it is laid out
+
+
+class LogUnsafe(LogError):
+    """The log's server would not keep what it acknowledges, or is a read-only copy: nothing is written to it."""
+
+    code = "log-unsafe"
+    retryable = True  # at another instance, or once the server is set right
 
 
 class LogDamaged(LogError):

@@ -27,6 +27,9 @@ TABLE: Final[dict[str, tuple[str, str]]] = {
     "feeds": ("feeds", "the feeds that the servers know"),
     "feed declare": ("feed_declare", "declare a feed's resources and fields"),
     "feed set": ("feed_set", "set a feed's retention"),
+    "log init": ("log_init", "make the tables that a log in PostgreSQL needs"),
+    "log upgrade": ("log_upgrade", "bring the tables of a log in PostgreSQL to this release"),
+    "log info": ("log_info", "what a log holds, and what an acknowledgement survives there"),
     "verify": ("verify", "prove that a feed's log is whole"),
     "dev": ("dev", "a cluster on this machine to try things on; gone with Ctrl-C"),
     "demo": ("demo", "replay a git history through a cluster whose leader is killed, and judge the result"),
@@ -59,7 +62,10 @@ TIMEOUT: Final = Option(
 #: For whoever asks all servers at once and waits for the slowest.
 ASK_TIMEOUT: Final = replace(TIMEOUT, help="a server that does not answer in time is named (default 3s)", default=3.0)
 LOG: Final = Option(
-    "log", f"the log: sqlite:PATH or memory: (default {DEFAULT_LOG})", default=DEFAULT_LOG, metavar="URL"
+    "log",
+    f"the log: sqlite:DIR, postgresql://USER@HOST/DATABASE or memory: (default {DEFAULT_LOG})",
+    default=DEFAULT_LOG,
+    metavar="URL",
 )
 
 

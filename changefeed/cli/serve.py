@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from changefeed.cli.command import Command, Positional, Values
+from changefeed.cli.command import LOG, Command, Positional, Values
 from changefeed.cli.output import ERASE, Output
-from changefeed.config import DATA_DIR, DEFAULT_COORDINATOR, DEFAULT_LISTEN, DEFAULT_LOG, Option
+from changefeed.config import DATA_DIR, DEFAULT_COORDINATOR, DEFAULT_LISTEN, Option
 
 if TYPE_CHECKING:
     from changefeed.instance import Instance
@@ -100,7 +100,7 @@ COMMAND = Command(
     run=run,
     positionals=(Positional("feeds", "names of the feeds that this instance takes part in", nargs="+"),),
     options=(
-        Option("log", f"the log: sqlite:PATH or memory: (default {DEFAULT_LOG})", default=DEFAULT_LOG, metavar="URL"),
+        LOG,
         Option(
             "coordinator",
             f"who elects: file:DIR, zk://HOST:PORT,…/CHROOT or memory: (default {DEFAULT_COORDINATOR})",

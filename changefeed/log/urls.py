@@ -1,6 +1,7 @@
 """Which store a URL names.
 
-    sqlite:PATH  sqlite:///PATH   a directory with one SQLite file per feed
+    sqlite:DIR  sqlite:///PATH   a directory with one SQLite file per feed
+    postgresql://USER@HOST/DB     a PostgreSQL database, for many machines; needs changefeed[postgres]
     memory:  memory:NAME          nothing survives; one place per name and process
 
 Paths are taken literally: nothing is percent-decoded.
@@ -18,9 +19,8 @@ from changefeed.log.sqlite import SqliteLogStore
 from changefeed.ports import World
 from changefeed.settings import Settings
 
-SCHEMES: Final = ("sqlite", "memory")
-#: Known by name only, so that the answer is not "unknown".
-LATER: Final = ("postgresql", "postgres")
+SCHEMES: Final = ("sqlite", "postgresql", "memory")
+POSTGRESQL: Final = ("postgresql", "postgres")
 
 
 def open_log(url: str, settings: Settings | None = None, *, world: World | None = None) -> LogStore:
@@ -30,13 +30,16 @@ def open_log(url: str, settings: Settings | None = None, *, world: World | None 
     scheme, colon, rest = url.partition(":")
     known = ", ".join(f"{name}:" for name in SCHEMES)
     if not colon or "/" in scheme:
-        raise BadUrl(f"log URL {url!r} has no scheme; write sqlite:{url or 'PATH'} (known: {known})")
+        raise BadUrl(f"log URL {url!r} has no scheme; write sqlite:{url or 'DIR'} (known: {known})")
     if scheme == "memory":
         return MemoryLogStore(shared_place(rest), settings, world=world, url=url)
     if scheme == "sqlite":
         return SqliteLogStore(url, _path(url, rest), settings, world=world)
-    if scheme in LATER:
-        raise BadUrl(f"log URL {url!r}: PostgreSQL comes with a later release; use one of {known}")
+    if scheme in POSTGRESQL:
+        # Loaded when it is asked for: psycopg is an extra.
+        from changefeed.log.postgresql import PostgresqlLogStore
+
+        return PostgresqlLogStore(url, settings, world=world)
     near = difflib.get_close_matches(scheme.lower(), SCHEMES, n=1)
     hint = f"; did you mean {near[0]}:{rest}?" if near else ""
     raise BadUrl(f"log URL {url!r} is of an unknown scheme {scheme!r}; known: {known}{hint}")
@@ -45,8 +48,8 @@ def open_log(url: str, settings: Settings | None = None, *, world: World | None 
 def _path(url: str, rest: str) -> str:
     if rest.startswith("//"):
         if not rest.startswith("///"):
-            raise BadUrl(f"log URL {url!r} names a host; write sqlite:PATH or sqlite:///ABSOLUTE/PATH")
+            raise BadUrl(f"log URL {url!r} names a host; write sqlite:DIR or sqlite:///ABSOLUTE/DIR")
         rest = rest[2:]
     if not rest or "\0" in rest:
-        raise BadUrl(f"log URL {url!r} names no directory; write sqlite:PATH")
+        raise BadUrl(f"log URL {url!r} names no directory; write sqlite:DIR")
     return rest
