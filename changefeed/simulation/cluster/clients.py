@@ -216,13 +216,49 @@ class EffectCursor:
         await trio.lowlevel.checkpoint()
 
 
+class SavedCursor:
+    """A cursor that the subscription saves by itself, after the effect: what it had not saved is given again."""
+
+    by_caller = False
+
+    def __init__(self, reader: Reader) -> None:
+        self.position: Position | None = None
+        self._reader = reader
+
+    async def open(self, feed: str) -> Position | None:
+        await trio.lowlevel.checkpoint()
+        return self.position
+
+    async def store(self, position: Position, *, sync: bool = True) -> None:
+        await trio.lowlevel.checkpoint()
+        voice = self._reader.voice
+        if not voice.silent:
+            self.position = position
+            voice("handled", reader=self._reader.who, position=str(position))
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class ApplicationFailed(Exception):
+    """The application's own error, in the middle of its loop: what it was given last is not handled."""
+
+
 @dataclass
 class Effects:
-    """A reader's own database: what it applied since `origin`, and its cursor, in one."""
+    """A reader's own database: what it applied since `origin`, and its cursor, in one. applied: its last event; where
+    the cursor is saved by the subscription, an effect is idempotent by that."""
 
     origin: Position | None = None
     keys: list[str] = field(default_factory=list)
-    cursor: EffectCursor = field(default_factory=EffectCursor)
+    cursor: EffectCursor | SavedCursor = field(default_factory=EffectCursor)
+    applied: Position | None = None
+
+    @property
+    def place(self) -> Position | None:
+        """Up to where its database holds the effects of everything."""
+        saved, applied = self.cursor.position, self.applied
+        return applied if applied is not None and (saved is None or saved.seq < applied.seq) else saved
 
 
 class Reader(Client):
@@ -235,11 +271,18 @@ class Reader(Client):
         self.groups: bool = options.get("groups", False)
         self.late: float = options.get("late", 0.0)
         self.breaks: int = options.get("breaks", 0)
+        #: Its cursor is saved by the subscription; its work takes time before the effect; it fails after some events.
+        self.saves: bool = options.get("saves", False)
+        self.work_s: float = options.get("work_s", 0.0)
+        self.fails: int = options.get("fails", 0)
         self.slow_s = 0.0
-        self.effects = Effects()
+        self.effects = self._database()
         self.resets = 0
         self._subscription: Subscription | None = None
         self._told: Position | None = None
+
+    def _database(self) -> Effects:
+        return Effects(cursor=SavedCursor(self)) if self.saves else Effects()
 
     @property
     def start(self) -> str:
@@ -314,27 +357,41 @@ class Reader(Client):
             )
             self.last_words()
             cluster.sightings[f"reset: {error.code}"] += 1
-            self.effects = Effects()
+            self.effects = self._database()
             self.resets += 1
             self._told = None
+        except ApplicationFailed:
+            cluster.sightings["an application failed in its loop"] += 1
+            self.last_words()
 
     async def _read(self, subscription: Subscription) -> None:
-        left = self.breaks or 1 << 60
+        left, good = self.breaks or 1 << 60, self.fails or 1 << 60
         events = subscription.groups() if self.groups else subscription
         async for found in events:
             applied: Iterable[Event] = found if isinstance(found, list) else (found,)
+            if self.work_s and not self.cluster.healed.is_set():
+                await trio.sleep(self.work_s)
+            good -= 1
+            if good < 0 and not self.cluster.healed.is_set():
+                raise ApplicationFailed
             for event in applied:
                 self._apply(event)
                 left -= 1
-            self.voice("handled", reader=self.who, position=str(self.effects.cursor.position))
+            if not self.saves:
+                self.voice("handled", reader=self.who, position=str(self.effects.cursor.position))
             if self.slow_s:
                 await trio.sleep(self.slow_s)
             if left <= 0 and not self.cluster.healed.is_set():
                 break
 
     def _apply(self, event: Event) -> None:
-        """The effect and the cursor, in one transaction."""
+        """The effect and the cursor, in one transaction; or the effect alone, if it was not there yet."""
         effects = self.effects
         self.voice("event", **self.cluster.recorder.event(self.who, event))
+        if self.saves:
+            if effects.applied is None or event.position.seq > effects.applied.seq:
+                effects.keys.append(event.id)
+                effects.applied = event.position
+            return
         effects.keys.append(event.id)
         effects.cursor.position = event.position

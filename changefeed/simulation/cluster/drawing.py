@@ -109,6 +109,7 @@ def draw(seed: int) -> Plan:
     """The plan of a seed."""
     chance = random.Random(f"{seed}-plan")
     options = _options(chance)
+    _cursors(random.Random(f"{seed}-cursors"), options)
     return Plan(_steps(chance, options), tuple(options.items()))
 
 
@@ -144,6 +145,16 @@ def _reader(chance: random.Random, who: str) -> dict[str, Any]:
     if chance.random() < 0.3:
         found["breaks"] = chance.randint(3, 20)
     return found
+
+
+def _cursors(chance: random.Random, options: dict[str, Any]) -> None:
+    """Some readers leave their cursor to the subscription; their work takes time, and some of them fail at it."""
+    for reader in options["readers"]:
+        if chance.random() < 0.35:
+            reader["saves"] = True
+            reader["work_s"] = chance.choice((0.0, 0.01, 0.05))
+            if chance.random() < 0.6:
+                reader["fails"] = chance.randint(1, 12)
 
 
 def _steps(chance: random.Random, options: dict[str, Any]) -> tuple[Step, ...]:

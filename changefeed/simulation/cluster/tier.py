@@ -156,7 +156,7 @@ def _record_end(cluster: Cluster) -> None:
         effects = reader.effects
         facts: dict[str, Any] = {"reader": reader.who, "origin": str(effects.origin), "keys": effects.keys}
         if effects.origin is not None:
-            cluster.recorder.add("end", 1, "effects", **facts, position=str(effects.cursor.position))
+            cluster.recorder.add("end", 1, "effects", **facts, position=str(effects.place))
 
 
 TIER: Final = ClusterTier()
