@@ -74,6 +74,8 @@ logger = logging.getLogger("changefeed.peer")
 RETRY_S = 0.05
 RETRY_MAX_S = 0.5
 CONNECT_S = 1.0
+#: A follower gives up a link on which nothing came for so many times `suspect_after_s`, and connects anew.
+SILENCES = 2
 
 
 class Evidence(Protocol):
@@ -175,14 +177,7 @@ class Link:
             await _send(connection, hello, CONNECT_S)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, connection, queue)
-                with trio.move_on_after(node.settings.handshake_s) as first:
-                    while True:
-                        message = decode(await connection.receive(), PEER, None)
-                        for effect in machine.received(message):
-                            if not self._perform(effect, record, machine, queue):
-                                nursery.cancel_scope.cancel()
-                        if machine.met:
-                            first.deadline = float("inf")
+                await self._read(connection, record, machine, queue)
                 nursery.cancel_scope.cancel()
         except* (ChangefeedError, trio.BrokenResourceError) as group:
             logger.debug("link to %s ended: %s", record.url, group.exceptions[0])
@@ -193,6 +188,29 @@ class Link:
             if machine.met:
                 node.evidence.link_closed(record.process)
         return machine.met
+
+    async def _read(self, connection: Connection, record: LeaderRecord, machine: FollowerEnd, queue: Outgoing) -> None:
+        """Until the connection must go. Raises ConnectionLost, also if it only seems to be open: what carries it may
+        have been lost on one way (a router that forgot it), while the others hear the leader well."""
+        settings, silent = self._node.settings, 0
+        silence_s = max(settings.suspect_after_s, 2 * settings.peer_heartbeat_s)
+        greeted_by = trio.current_time() + settings.handshake_s
+        while True:
+            patience = trio.current_time() + silence_s if machine.met else greeted_by
+            with trio.move_on_at(patience) as quiet:
+                message = decode(await connection.receive(), PEER, None)
+            if quiet.cancelled_caught:
+                silent += 1
+                if not machine.met:
+                    return
+                # Whoever was itself stopped finds only now what came meanwhile: it waits once more.
+                if silent == SILENCES:
+                    raise ConnectionLost(f"nothing came for {silent * silence_s:g} s")
+                continue
+            silent = 0
+            for effect in machine.received(message):
+                if not self._perform(effect, record, machine, queue):
+                    return
 
     async def _write(self, connection: Connection, queue: Outgoing) -> None:
         node, self._beat_at = self._node, trio.current_time()

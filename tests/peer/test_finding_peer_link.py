@@ -412,3 +412,55 @@ async def test_a_link_keeps_nothing_of_terms_that_are_over(autojump_clock: Any) 
         await trio.sleep(1)
         gc.collect()
         assert gone() is None
+
+
+class Forgetful:
+    """A network whose first connection lets nothing through to its client any more after `words` messages, and tells
+    neither end: as a router that has forgotten it."""
+
+    def __init__(self, network: Any, words: int) -> None:
+        self.network = network
+        self.left = words
+        self.opened = 0
+
+    async def connect(self, url: str, **options: Any) -> Any:
+        connection = await self.network.connect(url, **options)
+        self.opened += 1
+        if self.opened == 1:
+            receive = connection.receive
+
+            async def received() -> Any:
+                self.left -= 1
+                if self.left < 0:
+                    await trio.sleep_forever()
+                return await receive()
+
+            connection.receive = received
+        return connection
+
+
+async def test_a_link_on_which_nothing_comes_any_more_is_opened_anew(autojump_clock: Any) -> None:
+    """Found by the simulation of the full stack: the other members hear the leader, so nobody challenges it; but this
+    follower waited for ever on a connection that was lost on one way, and so did whoever published through it."""
+    forgetful: list[Forgetful] = []
+
+    def prepare(both: Linked) -> None:
+        forgetful.append(Forgetful(both.follower.network, 5))
+        both.follower.network = forgetful[0]
+
+    async with linked(prepare, peer_heartbeat_s=0.3, suspect_after_s=1.5) as both:
+        both.office.openable.set()
+        both.office.room.set()
+        await both.follower.has_far.wait()
+        await trio.sleep(2)
+        lost = both.follower.far
+        await trio.sleep(3)
+        assert forgetful[0].opened == 2
+        assert lost.lost.is_set()
+        # The new one carries what the old one no longer did.
+        assert [at for at, _ in both.follower.beats if at > 4.5]
+        await both.follower.far.open(Open("vmapi", "p", "s"), "c")
+        answers: list[Answer] = []
+        await both.follower.far.publish("c", batch(1), answers.append)
+        await trio.sleep(0.1)
+        assert [answer.number for answer in answers] == [1]
