@@ -240,7 +240,7 @@ class MadeUp:
 
     def disturb(self) -> None:
         chance = self.chance
-        kind = chance.choice(("leader", "leader", "publisher", "reader", "reader", "trim", "nothing"))
+        kind = chance.choice(("leader", "leader", "publisher", "reader", "reader", "reader", "trim", "trim"))
         if kind == "leader":
             self.faults += 1
             self.write(
@@ -255,7 +255,7 @@ class MadeUp:
         elif kind == "reader":
             self.kill_reader(chance.choice(self.readers))
         elif kind == "trim" and self.trims and len(self.entries) > 3:
-            self.floor = self.entries[chance.randrange(len(self.entries) // 2)].last
+            self.floor = self.entries[chance.randrange(len(self.entries) * 3 // 4)].last
             self.entries = [entry for entry in self.entries if entry.seq > self.floor]
             self.write("store", "trimmed", floor=self.floor)
 

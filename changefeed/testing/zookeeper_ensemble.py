@@ -191,6 +191,10 @@ class ZookeeperEnsemble:
         self._launch(self._servers[index])
         self._wait_serving([self._servers[index]], limit_s)
 
+    def launch(self, index: int) -> None:
+        """Start a server that does not run, on its data, and do not wait: without a quorum it serves nobody."""
+        self._launch(self._servers[index])
+
     def mode(self, index: int) -> str:
         """What a server does: "leader", "follower", "standalone", "read-only"; "" if it serves nobody."""
         for line in _ask(self._servers[index], "srvr").splitlines():

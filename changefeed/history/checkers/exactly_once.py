@@ -51,8 +51,7 @@ class _Stream:
         self.found = found
         newest = steps[-1]
         self.log = view.log_of(newest.stamp, newest.seq) if view.restores else view.log
-        # What was lost with the storage, and not seen before: then only the order can be judged.
-        self.blind = bool(view.restores) and not self.log.stands(newest.stamp, newest.seq)
+        self.restored = bool(view.restores)
         self.dense = not any((segment.filter or {}).values())
         self.given = origin(segment, self.log, view.readers[segment.reader][0] is segment)
 
@@ -70,15 +69,17 @@ class _Stream:
         count = len(selected)
         for step in self.steps:
             seq = step.seq
+            # What was lost with the storage, and not seen before: only its order can be judged.
+            blind = self.restored and not self.log.stands(step.stamp, seq)
             if step.kind == "bookmark":
-                if index < count and selected[index] <= seq and self.given is not None and not self.blind:
+                if index < count and selected[index] <= seq and self.given is not None and not blind:
                     self._gap(step, selected[index], "the bookmark says")
                     return
                 if self.given is None:
                     index = first_above(selected, max(seq, known))
                 self.given = max(self.given or 0, seq)
                 continue
-            if self.blind or seq <= known:
+            if blind or seq <= known:
                 if not self._order(step):
                     return
                 index = first_above(selected, max(seq, known))

@@ -17,7 +17,7 @@ def check(view: View) -> list[Broken]:
     for at, record in view.stray:
         found.say(f"{record['node']} got an answer to op {record['op']}, which nobody submitted", record=at)
     told: set[tuple[str, str]] = set()
-    for log in view.logs:
+    for log in reversed(view.logs):
         for held in log.at.values():
             if (held.key, held.digest) not in told:
                 told.add((held.key, held.digest))

@@ -15,7 +15,7 @@ def _lose_acked(bench: Bench) -> bool:
 @edit("C1", "a receipt names the place beside")
 def _shift_receipt(bench: Bench) -> bool:
     ack = bench.pick(bench.acks())
-    if ack is None:
+    if ack is None or bench.restored:
         return False
     ack["first"], ack["last"] = shifted(ack["first"], 1), shifted(ack["last"], 1)
     return True
@@ -137,8 +137,8 @@ def _prophecy(bench: Bench) -> bool:
     life, n = place
     key = life[n]["key"]
     event = next(one for one in bench.all("event") if one["key"] == key)
-    submit = next(s for s in bench.all("submit") if key in s["keys"])
-    return bench.move_behind(submit, event)
+    submits = bench.all("submit", lambda submit: key in submit["keys"])
+    return len(submits) == 1 and bench.move_behind(submits[0], event)
 
 
 @edit("C3", "a reader gets what nobody published")
