@@ -16,6 +16,7 @@ from changefeed.simulation.cluster.faults import Nemesis
 from changefeed.simulation.cluster.judge import judge
 from changefeed.simulation.cluster.recording import FEED, Recorder
 from changefeed.simulation.cluster.sightings import WANTED, Sightings
+from changefeed.simulation.cluster.tripwires import tripwires
 from changefeed.simulation.cluster.virtual import run_virtually
 from changefeed.simulation.plan import Plan
 from changefeed.simulation.tiers import Broken, Outcome
@@ -51,7 +52,7 @@ class ClusterTier:
                     cluster.freezer.thaw(who)
                 ended[0] = trio.current_time()
 
-        with sightings.watching(), overheard(faults):
+        with sightings.watching(), overheard(faults), tripwires():
             try:
                 run_virtually(f"{seed}-order", main)
             except BaseException as error:
