@@ -97,9 +97,10 @@ class Worker:
         self._busy = False
 
     @classmethod
-    async def start(cls, nursery: trio.Nursery, tier: str) -> Worker:
-        """A worker that is ready. The nursery reads its stderr. Raises BadConfig if there is no such tier."""
-        hash_seed = secrets.randbelow(2**32)
+    async def start(cls, nursery: trio.Nursery, tier: str, hash_seed: int | None = None) -> Worker:
+        """A worker that is ready. The nursery reads its stderr. hash_seed: drawn if it is None. Raises BadConfig if
+        there is no such tier."""
+        hash_seed = secrets.randbelow(2**32) if hash_seed is None else hash_seed
         process = await trio.lowlevel.open_process(
             [sys.executable, "-c", _BOOT, json.dumps(sys.path), tier],
             stdin=subprocess.PIPE,
