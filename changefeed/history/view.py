@@ -383,10 +383,16 @@ class View:
 
     def _lineages(self) -> list[str]:
         """The lineage of each era: before the first restore, and after each."""
-        last = self._dump[1]["lineage"] if self._dump is not None else ""
         if not self.restores:
-            return [last]
+            return [self._dump[1]["lineage"] if self._dump is not None else self._some_lineage()]
         return [self.restores[0].was or self.restores[0].lineage, *(restore.lineage for restore in self.restores)]
+
+    def _some_lineage(self) -> str:
+        """The lineage of any position that was told: there is but one, and no log to ask."""
+        for op in self.ops.values():
+            for answer in op.acks:
+                return answer.first[0].partition(".")[0]
+        return next((step.stamp.partition(".")[0] for segment in self.segments for step in segment.steps), "")
 
     def era(self, index: int) -> int:
         """How many restores came before a record."""

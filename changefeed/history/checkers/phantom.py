@@ -17,13 +17,14 @@ def check(view: View) -> list[Broken]:
     for at, record in view.stray:
         found.say(f"{record['node']} got an answer to op {record['op']}, which nobody submitted", record=at)
     told: set[tuple[str, str]] = set()
-    for log in reversed(view.logs):
-        for held in log.at.values():
-            if (held.key, held.digest) not in told:
+    by_key = view.by_key
+    for entry in reversed(view.entries):
+        for held in entry:
+            known = by_key.get(held.key)
+            if (held.key, held.digest) not in told or known is None or known[0].submits[0].at > held.record:
                 told.add((held.key, held.digest))
                 where = f"the log holds at {held.stamp}.{held.seq}"
-                _known(view, held.key, held.digest, held.record, where, log is not view.log, found)
-    by_key = view.by_key
+                _known(view, held.key, held.digest, held.record, where, view.lost(held.stamp, held.seq), found)
     for segment in view.segments:
         for step in segment.steps:
             if step.kind == "event":
