@@ -337,7 +337,8 @@ class FileCoordinator:
         """Make folders and id where they are missing."""
         if os.path.lexists(self.folder) and not os.path.isdir(self.folder):
             raise NotADirectoryError(errno.ENOTDIR, "it is not a folder", self.folder)
-        for folder in (self.folder, self._path("members"), self._path("feeds")):
+        _make_folder(self.folder)
+        for folder in (self._path("members"), self._path("feeds")):
             os.makedirs(folder, exist_ok=True)
         refuse_network(self.folder, self.url)
         with _short_lock(self._path("lock")):
@@ -349,6 +350,8 @@ class FileCoordinator:
             if not found:
                 found = self._world.entropy.token(8)
                 os.rename(self._write_beside(self.folder, found.encode() + b"\n"), self._path("id"))
+                # The names of the folders above come along: a record whose folder is lost with the power is lost.
+                _sync_folder(self.folder)
             self._sweep()
         self._id = found
 
@@ -541,6 +544,18 @@ def _live(path: str) -> tuple[Member, str] | None:
         return None
     finally:
         os.close(fd)
+
+
+def _make_folder(folder: str) -> None:
+    """Make a folder and those above it that are missing, each durable with its name."""
+    missing = []
+    at = folder
+    while not os.path.lexists(at):
+        missing.append(at)
+        at = os.path.dirname(at)
+    os.makedirs(folder, exist_ok=True)
+    for made in reversed(missing):
+        _sync_folder(os.path.dirname(made))
 
 
 def _sync_folder(folder: str) -> None:

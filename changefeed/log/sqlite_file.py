@@ -44,9 +44,9 @@ from changefeed.log.sqlite_io import (
     code_of,
     connect,
     disk_room,
+    make_directory,
     meaning,
     size_of,
-    sync_directory,
     wal_holder,
     write_lock_holder,
 )
@@ -103,9 +103,8 @@ class FeedFile:
 
     def open(self, create: bool, check: bool = True) -> None:
         """Open, and lay out if `create`; check the log's end if `check`. See LogStore.open for what it raises."""
-        if create and not os.path.isdir(self.directory):
-            os.makedirs(self.directory, exist_ok=True)
-            sync_directory(os.path.dirname(os.path.abspath(self.directory)))
+        if create:
+            make_directory(self.directory)
         if not create and not size_of(self.path):
             raise UnknownFeed(f"there is no log of feed {self.feed} in {self.directory}")
         try:
@@ -442,6 +441,15 @@ class FeedFile:
         """
         if clean and not self._failed:
             return
+        try:
+            self._copy_all()
+        except (LogUnavailable, LogFull) as error:
+            # Of the fence itself these would say that it is written nowhere.
+            raise AppendOutcomeUnknown(
+                f"the fence stands, but the write-ahead log of {self.path} could not be copied: {error}"
+            ) from error
+
+    def _copy_all(self) -> None:
         connection = self._writing()
         deadline = time.monotonic() + self._settings.log_timeout_s
         while not self._truncate(connection):

@@ -294,6 +294,19 @@ def refuse_network(directory: str, mounts: str = "/proc/self/mountinfo") -> None
         )
 
 
+def make_directory(path: str) -> None:
+    """Make a directory, and those above it that are missing, each durable with its name: a file that is synced in a
+    directory whose own name is lost is lost too."""
+    missing = []
+    at = os.path.abspath(path)
+    while not os.path.isdir(at):
+        missing.append(at)
+        at = os.path.dirname(at)
+    os.makedirs(path, exist_ok=True)
+    for made in reversed(missing):
+        sync_directory(os.path.dirname(made))
+
+
 def sync_directory(path: str) -> None:
     """Make names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-"""What a disk holds, and what it may hold after its power was lost (pure).
+"""What a disk holds, and what it may hold after its power was lost. Pure: no file is touched here.
 
 A file's content changes by writes and truncations; they are *owed* until the file is synced. A folder's names change
 by links (a file is made), unlinks and renames; they are owed until the folder is synced, also where the file itself
@@ -57,16 +57,25 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of the folder changed, in one piece: name to file (None: the name is gone). A rename changes two."""
+    """Names of a folder changed, in one piece: name to file (None: the name is gone). A rename changes two.
+
+    Names are paths from the disk's folder on, as "feeds/vmapi.json". A folder in it is a file without bytes.
+    """
 
     changes: tuple[tuple[str, int | None], ...]
+
+    @property
+    def folder(self) -> str:
+        """Whose sync makes it durable; "" for the disk's folder itself."""
+        return self.changes[-1][0].rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class SyncNames:
-    """The folder was synced. covers: as in Sync."""
+    """A folder was synced. covers: as in Sync."""
 
     covers: int
+    folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +198,10 @@ class Disk:
                         self.names[name] = target
                         self.files.setdefault(target, File())
                 self.owed_names.append((number, step))
-            case SyncNames(covers):
-                self.durable_names = _renamed(self.durable_names, [s for n, s in self.owed_names if n < covers])
-                self.owed_names = [(n, s) for n, s in self.owed_names if n >= covers]
+            case SyncNames(covers, folder):
+                reached = [step for n, step in self.owed_names if n < covers and step.folder == folder]
+                self.durable_names = _renamed(self.durable_names, reached)
+                self.owed_names = [(n, s) for n, s in self.owed_names if n >= covers or s.folder != folder]
                 self._forget_unnamed()
 
     def _settle(self, held: File, reached: _Chosen) -> None:
@@ -225,6 +235,8 @@ class Disk:
             manner = replace(manner, until=owed[chance.randrange(0, len(owed))] if owed else -1)
         kept_names = [step for number, step in self.owed_names if _whole(number, manner, chance)]
         names = _renamed(self.durable_names, kept_names)
+        # What lies in a folder whose own name is gone is gone.
+        names = {name: number for name, number in names.items() if _above(name) <= names.keys()}
         return {name: _survived(self.files[number], manner, chance) for name, number in sorted(names.items())}
 
 
@@ -241,6 +253,11 @@ def _renamed(names: dict[str, int], steps: Iterable[Names]) -> dict[str, int]:
             else:
                 found[name] = target
     return found
+
+
+def _above(name: str) -> set[str]:
+    parts = name.split("/")
+    return {"/".join(parts[:depth]) for depth in range(1, len(parts))}
 
 
 def _write(content: bytearray, steps: Iterable[Write | Truncate]) -> None:

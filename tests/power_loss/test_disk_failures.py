@@ -1,0 +1,70 @@
+"""The k-th disk call of a call of the log fails: the answer is honest, and the log is gone on with."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from changefeed.errors import AppendOutcomeUnknown
+from changefeed.log import Fence
+from changefeed.log.sqlite import SqliteLogStore
+from changefeed.simulation.disk import Call, Fault, RecordedDisk
+from changefeed.simulation.disk.failures import CALLS, fail_each
+from changefeed.simulation.disk.recorded import IOERR_FSYNC
+from changefeed.testing.log_scribe import Scribe, check_whole
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_whichever_disk_call_fails_nothing_acknowledged_is_lost(scratch: str, call: str) -> None:
+    """Each write, sync, truncation, opening and removal that the call makes fails in turn, in each way; then the power
+    goes, or all processes are killed, or the leader goes on. Every fourth of these here; all of them in
+    simulations/power_loss.py --failures."""
+    found = fail_each(call, seed=1, scratch=scratch, every=4)
+    assert [failed for failed in found if failed.wrong] == []
+    whats = Counter(failed.at.what for failed in found)
+    assert whats["write"] and len(found) >= (10 if call in ("append", "trim", "fence after a crash") else 2)
+
+
+def test_each_disk_call_of_one_append_fails(scratch: str) -> None:
+    """All of them: what the publisher is told for each kind of failure."""
+    found = fail_each("append", seed=2, scratch=scratch)
+    assert [failed for failed in found if failed.wrong] == []
+    said = {(failed.at.what, failed.fault.code & 0xFF): failed.said for failed in found}
+    assert said == {
+        ("write", 10): "append-outcome-unknown",
+        ("write", 13): "log-full",
+        ("sync", 10): "append-outcome-unknown",
+    }
+    assert len({failed.at.number for failed in found}) > 10
+
+
+class FailSync:
+    """Fails the n-th sync of a file from now on."""
+
+    def __init__(self, ending: str, number: int) -> None:
+        self.ending, self.left = ending, number
+
+    def __call__(self, call: Call) -> Fault | None:
+        if call.what == "sync" and call.name.endswith(self.ending):
+            self.left -= 1
+            if not self.left:
+                return Fault(IOERR_FSYNC)
+        return None
+
+
+@pytest.mark.parametrize(("ending", "number"), [("-wal", 2), (".db", 1)])
+async def test_a_fence_that_stands_never_says_that_it_does_not(scratch: str, ending: str, number: int) -> None:
+    """A fence is committed and then copies the write-ahead log. If the disk fails in that copy the fence stands: that
+    is an unknown outcome, and the next leader takes a higher epoch. (It said log-unavailable: nothing was written.)"""
+    with RecordedDisk(f"{scratch}/log") as disk:
+        log = await SqliteLogStore("sqlite:", disk.folder).open("vmapi")
+        await (await Scribe.fencing(log, 1)).write(1)
+        disk.faulty = FailSync(ending, number)
+        with pytest.raises(AppendOutcomeUnknown, match="the fence stands"):
+            await log.fence(Fence(2, "00000002"), why="process-gone", time=1, clean=False)
+        disk.faulty = None
+        assert (await log.look()).fence.epoch == 2
+        await (await Scribe.fencing(log, 3)).write(1)
+        await check_whole(log)
+        await log.aclose()
