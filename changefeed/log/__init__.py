@@ -33,6 +33,8 @@ from changefeed.change import FeedSettings, Position
 from changefeed.errors import CannotResume, FuturePosition, OtherLineage, PositionTooOld
 
 FORMAT: Final = 1
+#: The publisher of what is moved in from an application's own transactions; clients may not use this id.
+OUTBOX: Final = "outbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +147,46 @@ class Look:
         return kind(f"position {position} {why}", position, self.earliest, self.head)
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Changes of an outbox that may be appended next: whole transactions, each one group, oldest first.
+
+    sizes, payload: as of a batch. rows: ids of the rows that they came from, to be taken out by the append.
+    open, part: the transaction of which only a part is in here, since it is larger than a group may be, and how many of
+    its parts have been moved then; it goes on first. None and 0: nothing is open.
+    """
+
+    sizes: tuple[int, ...]
+    payload: bytes
+    rows: tuple[int, ...]
+    open: int | None = None
+    part: int = 0
+
+
+class Outbox(Protocol):
+    """Changes that applications wrote beside their own data, in their own transactions, waiting to be moved into the log
+    by whoever leads. The publisher of what is moved is OUTBOX; its numbers only count."""
+
+    async def waiting(self, bytes_max: int) -> Moved | None:
+        """What may be moved next, without a lock: some transactions, or a part of one above `bytes_max`; None if
+        nothing waits. Raises LogUnavailable."""
+
+    async def append(
+        self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry], moved: Moved
+    ) -> None:
+        """As FeedLog.append; takes exactly these rows out of the outbox in the same transaction. TailMoved also if some
+        of them are no longer there."""
+
+    async def wait(self, pause_s: float) -> None:
+        """Return when something may be waiting; after `pause_s` at the latest."""
+
+
 class FeedLog(Protocol):
-    """The log of one feed."""
+    """The log of one feed. outbox: where applications' transactions put changes for it; None where a store has none."""
 
     feed: str
     lineage: str
+    outbox: Outbox | None
 
     async def look(self, renew: tuple[int, str, int] | None = None) -> Look:
         """A consistent look. `renew=(epoch, term, wall ms)`: also stamps the fence's `renewed` if it is still of that

@@ -29,7 +29,7 @@ from changefeed.errors import (
     TrimmedAway,
     UnknownFeed,
 )
-from changefeed.log import FORMAT, EpochRecord, Fence, Look, PublisherState
+from changefeed.log import FORMAT, EpochRecord, Fence, Look, Outbox, PublisherState
 from changefeed.log.rules import (
     EPOCHS_KEPT,
     check_entries,
@@ -208,6 +208,8 @@ def _check_format(data: _Feed) -> None:
 
 class MemoryFeedLog:
     """One process's view of one feed's log in memory."""
+
+    outbox: Outbox | None = None
 
     def __init__(self, store: MemoryLogStore, data: _Feed) -> None:
         self.feed = data.feed

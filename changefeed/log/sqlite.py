@@ -1,4 +1,4 @@
-"""A log in SQLite files: `sqlite:PATH` names a directory that holds one file per feed, FEED.db. One machine only.
+"""A log in SQLite files: `sqlite:DIR` names a directory that holds one file per feed, FEED.db. One machine only.
 
     sqlite.py          the store's face for trio: which thread does what, cancellation, wake-ups
     sqlite_file.py     one feed's file, synchronously: connections, transactions, checkpoints, errors
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar, TypeVarTuple
+from typing import Protocol, TypeVar, TypeVarTuple
 
 import trio
 import trio.to_thread
@@ -25,7 +25,7 @@ import trio.to_thread
 from changefeed.batch import Entry
 from changefeed.change import FEED_NAME, FeedSettings, check_feed_name
 from changefeed.errors import BadUrl, LogUnavailable
-from changefeed.log import Fence, Look, PublisherState
+from changefeed.log import Fence, Look, Outbox, PublisherState
 from changefeed.log.rules import check_entries
 from changefeed.log.sqlite_file import READERS, FeedFile
 from changefeed.log.sqlite_io import refuse_network
@@ -38,6 +38,19 @@ Ts = TypeVarTuple("Ts")
 #: How often a waiting process looks whether the write-ahead log was touched, and how often it asks all the same.
 POLL_S = 0.05
 ASK_EVERY = 10
+
+
+class RunSync(Protocol):
+    """How blocking calls run. trio.to_thread.run_sync, unless a simulation runs them in its own time."""
+
+    async def __call__(
+        self,
+        call: Callable[[*Ts], T],
+        /,
+        *arguments: *Ts,
+        limiter: trio.CapacityLimiter,
+        abandon_on_cancel: bool = False,
+    ) -> T: ...
 
 
 class Bell:
@@ -60,12 +73,19 @@ class SqliteLogStore:
     kind = "sqlite"
 
     def __init__(
-        self, url: str, directory: str, settings: Settings | None = None, *, world: World | None = None
+        self,
+        url: str,
+        directory: str,
+        settings: Settings | None = None,
+        *,
+        world: World | None = None,
+        run_sync: RunSync = trio.to_thread.run_sync,
     ) -> None:
         self.url = url
         self.directory = os.path.abspath(directory)
         self._settings = Settings() if settings is None else settings
         self._world = World() if world is None else world
+        self._run_sync = run_sync
         self._bells: dict[str, Bell] = {}
         self._limiter = trio.CapacityLimiter(1)
 
@@ -74,8 +94,8 @@ class SqliteLogStore:
         system. Cancelled, it leaves nothing open."""
         check_feed_name(feed)
         file = FeedFile(self.directory, feed, self._settings, self._world)
-        await trio.to_thread.run_sync(self._open, file, create, check, limiter=self._limiter)
-        return SqliteFeedLog(file, self._bells.setdefault(feed, Bell()))
+        await self._run_sync(self._open, file, create, check, limiter=self._limiter)
+        return SqliteFeedLog(file, self._bells.setdefault(feed, Bell()), self._run_sync)
 
     def _open(self, file: FeedFile, create: bool, check: bool) -> None:
         self._check_directory()
@@ -83,7 +103,7 @@ class SqliteLogStore:
             file.open(create, check)
         except OSError as error:
             raise LogUnavailable(
-                f"the log's folder {self.directory} cannot be made or used: {error.strerror}; write sqlite:PATH "
+                f"the log's folder {self.directory} cannot be made or used: {error.strerror}; write sqlite:DIR "
                 "with a folder that can be written"
             ) from error
 
@@ -93,7 +113,7 @@ class SqliteLogStore:
         refuse_network(self.directory)
 
     async def feeds(self) -> list[str]:
-        return await trio.to_thread.run_sync(self._feeds, limiter=self._limiter)
+        return await self._run_sync(self._feeds, limiter=self._limiter)
 
     def _feeds(self) -> list[str]:
         self._check_directory()
@@ -114,11 +134,14 @@ class SqliteLogStore:
 class SqliteFeedLog:
     """The log of one feed in its file. See FeedLog for what each call does and raises."""
 
-    def __init__(self, file: FeedFile, bell: Bell) -> None:
+    outbox: Outbox | None = None
+
+    def __init__(self, file: FeedFile, bell: Bell, run_sync: RunSync = trio.to_thread.run_sync) -> None:
         self.feed = file.feed
         self.lineage = file.lineage
         self._file = file
         self._bell = bell
+        self._run_sync = run_sync
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(READERS)
         self._looking = trio.CapacityLimiter(1)
@@ -126,13 +149,13 @@ class SqliteFeedLog:
 
     async def _write(self, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
         # Not abandoned when cancelled: trio waits for the thread and hands over its result.
-        return await trio.to_thread.run_sync(call, *arguments, limiter=self._writing)
+        return await self._run_sync(call, *arguments, limiter=self._writing)
 
     async def _read(self, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        return await trio.to_thread.run_sync(call, *arguments, limiter=self._reading, abandon_on_cancel=True)
+        return await self._run_sync(call, *arguments, limiter=self._reading, abandon_on_cancel=True)
 
     async def look(self, renew: tuple[int, str, int] | None = None) -> Look:
-        return await trio.to_thread.run_sync(self._file.look, renew, limiter=self._looking, abandon_on_cancel=True)
+        return await self._run_sync(self._file.look, renew, limiter=self._looking, abandon_on_cancel=True)
 
     async def fence(self, fence: Fence, *, why: str, time: int, clean: bool) -> Look:
         return await self._write(self._file.fence, fence, why, time, clean)
@@ -176,7 +199,7 @@ class SqliteFeedLog:
         return await self._write(self._file.set_settings, settings)
 
     async def maintain(self) -> dict[str, int]:
-        return await trio.to_thread.run_sync(self._file.maintain, limiter=self._keeping)
+        return await self._run_sync(self._file.maintain, limiter=self._keeping)
 
     async def wait(self, tail_seq: int) -> None:
         touched: object = None
