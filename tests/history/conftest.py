@@ -8,7 +8,7 @@
     s0 reader from beginning     s1 reader {"ids": ["c"]} groups from 1.2
     s0 connected 1.2 (… asked 1.2)     s0 event 1.1 a (… group 1 more)     s0 bookmark 1.2     s0 handled 1.2
     s0 refused position-too-old 1.2
-    nemesis fault 1 kill a expects seen    nemesis effect 1 seen     nemesis over 1   nemesis heal 10   nemesis converged
+    nemesis fault 1 kill a expects seen    nemesis effect 1 seen    nemesis over 1   nemesis heal 10   nemesis converged
     nemesis want acks 1          nemesis limit kill 3                nemesis restored 4        nemesis sighting name
     end log 2.4 floor 0          end entry 1.1 p0-1/1/1: a b | c     (publisher/incarnation/number: groups)
     end effects s0 from 0 at 2.4: a b c

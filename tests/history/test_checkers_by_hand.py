@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "histories" / "by_hand"
 #: Two leaders; one group and two single changes; a publisher that is killed and comes back under its name; a reader of
 #: everything that is killed in the middle; one that wants change c only, in whole groups.
 PLAIN = "\n" + (FOLDER / "plain.txt").read_text()
-#: A log that is trimmed: what was seen at the commit stands in for what it no longer holds; a reader that slept is told.
+#: A log that is trimmed: what was seen at the commit stands in for what it no longer holds; a sleeping reader is told.
 TRIMMED = "\n" + (FOLDER / "trimmed.txt").read_text()
 #: An older copy of the log is put back: what was behind it is gone, and everybody who had it is told.
 RESTORED = "\n" + (FOLDER / "restored.txt").read_text()

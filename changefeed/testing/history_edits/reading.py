@@ -250,7 +250,7 @@ def _resumed(bench: Bench) -> list[tuple[Record, int]]:
 
 @edit("C10", "a life begins before what was saved")
 def _begins_early(bench: Bench) -> bool:
-    record = bench.pick([record for record, saved in _resumed(bench) if saved > 8])
+    record = bench.pick([record for record, saved in _resumed(bench) if saved > 4])
     if record is None:
         return False
     record["position"] = f"{stamp_of(record['position']).split('.')[0]}.0.00000000.0"
@@ -274,10 +274,10 @@ def _begins_late(bench: Bench) -> bool:
 
 @edit("C10", "a server goes on from another position than was asked for")
 def _other_than_asked(bench: Bench) -> bool:
-    record = bench.pick([record for record, saved in _resumed(bench) if saved > 8])
+    record = bench.pick([record for record, saved in _resumed(bench) if saved > 5])
     if record is None:
         return False
-    record["asked"] = shifted(record["asked"], -6)
+    record["asked"] = shifted(record["asked"], -5)
     return True
 
 
