@@ -101,9 +101,9 @@ def all_found() -> list[Found]:
     return found
 
 
-def git(*words: str, cwd: Path = ROOT) -> str:
-    """Raises RuntimeError with what git said."""
-    done = subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, timeout=300)
+def git(*words: str) -> str:
+    """In this clone. Raises RuntimeError with what git said."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise RuntimeError(f"git {' '.join(words[:3])}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()

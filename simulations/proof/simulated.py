@@ -47,7 +47,7 @@ def long_run(
     per_core = summary.per_minute / order.jobs
     aim = f"told; aim {AIM:,}" if tier == "cluster" else "told"
     yield Row(
-        f"{tier} tier: seeds per minute and process, {order.jobs} at a time{quick}", f"{per_core:,.0f}", aim, True
+        f"{tier} tier: seeds per minute and process, {order.jobs} at a time{quick}", f"{per_core:,.0f}", aim, enough
     )
 
 
