@@ -9,7 +9,7 @@ has passed; a participant whose session ended joins again under a new one as soo
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
@@ -48,7 +48,7 @@ class MemoryCoordination:
     session_s: how long a session outlives its last contact. answer_s: how long a call waits for a server that
     cannot be reached before it raises; above zero a loop that asks again and again cannot stop virtual time.
     latency: seconds for each way of each call, drawn anew each time.
-    read_only: while it is set, reads are answered and writes are not.
+    read_only: while it is set, reads are answered and writes are not. sleep: how latencies are waited for.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class MemoryCoordination:
         self.id = self.entropy.token(8)
         self.quorum = True
         self.read_only = False
+        self.sleep: Callable[[float], Awaitable[None]] = trio.sleep
         self._feeds: dict[str, _Feed] = {}
         self._sessions: dict[str, _Session] = {}
         self._participants: list[MemoryCoordinator] = []
@@ -307,9 +308,9 @@ class MemoryCoordinator:
         if self.server.latency is None:
             await trio.lowlevel.checkpoint()
         else:
-            await trio.sleep(self.server.latency())
+            await self.server.sleep(self.server.latency())
         if not self._reached:
-            await trio.sleep(self.server.answer_s)
+            await self.server.sleep(self.server.answer_s)
             raise CoordinatorUnavailable(f"the coordinator cannot be reached: {what} did not arrive")
 
     async def read(self, feed: str) -> View:

@@ -105,7 +105,7 @@ class Elector:
         self._nursery: trio.Nursery | None = None
         self._performing = False
         self._hindrance = ""
-        self._wake = trio.Event()
+        self._pause: trio.CancelScope | None = None
         self._handed_over = trio.Event()
         # A process that is frozen while it is asked to kill another must not block trio's shared threads.
         self._threads = trio.CapacityLimiter(1)
@@ -147,13 +147,10 @@ class Elector:
         self._hindrance = hindrance
 
     async def _sleep(self) -> None:
-        """Until the machine's deadline, which any fact may have moved."""
-        while True:
-            self._wake = trio.Event()
-            with trio.move_on_at(self._machine.deadline):
-                await self._wake.wait()
-                continue
-            return
+        """Until the machine's deadline, which any fact may move meanwhile."""
+        with trio.CancelScope(deadline=self._machine.deadline) as self._pause:
+            await trio.sleep_forever()
+        self._pause = None
 
     async def hand_over(self) -> None:
         """Planned: finish the running term, mark this instance as leaving, and return once the successor's fence stands
@@ -229,7 +226,8 @@ class Elector:
                     self._do(effect, self._nursery)
         finally:
             self._performing = False
-        self._wake.set()
+        if self._pause is not None:
+            self._pause.deadline = self._machine.deadline
 
     def _do(self, effect: fx.Effect, nursery: trio.Nursery) -> None:
         feed = self._feed

@@ -37,25 +37,19 @@ BACKLOG: Final = 128
 FIRST_FREE_PORT: Final = 40_000
 ABNORMAL: Final = 1006
 
-
-class _Bell:
-    """Wakes everybody who waits at either end of a connection."""
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-        self._event = trio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()
+Timers = Callable[[float, Callable[[], None]], None]
 
 
 class _Pipe:
-    """One direction. end: how it ended for the reader once the queue is read; broken: ended at once, queue lost."""
+    """One direction. end: how it ended for the reader once the queue is read; broken: ended at once, queue lost.
 
-    def __init__(self, bell: _Bell, delay: Callable[[], float] | None) -> None:
+    back: the other direction of the same connection. timers: see MemoryNetwork. At most one task reads, and one waits
+    for room.
+    """
+
+    back: _Pipe
+
+    def __init__(self, delay: Callable[[], float] | None, timers: Timers | None) -> None:
         self.queue: deque[tuple[float, Message]] = deque()
         self.bytes = 0
         self.end: tuple[int, str] | None = None
@@ -64,15 +58,52 @@ class _Pipe:
         self.held = False
         self._delay = delay
         self._due = float("-inf")
-        self._bell = bell
+        self._timers = timers
+        self._reader: trio.lowlevel.Task | None = None
+        self._scope: trio.CancelScope | None = None
+        self._room: trio.Event | None = None
 
     def notify(self) -> None:
-        self._bell.ring()
+        """Something rare has changed: whoever waits at either end of the connection looks again."""
+        for pipe in (self, self.back):
+            pipe._wake_reader()
+            pipe.notify_room()
 
-    async def wait(self, deadline: float = float("inf")) -> None:
-        """Until something changed, or the deadline."""
+    def notify_room(self) -> None:
+        """Whoever waits for room looks again."""
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    async def wait_room(self, deadline: float) -> None:
+        """Until something changed for the sender, or the deadline."""
+        self._room = trio.Event()
         with trio.move_on_at(deadline):
-            await self._bell.wait()
+            await self._room.wait()
+
+    async def wait(self, due: float) -> None:
+        """For the reader: until something changed, or `due`. What is put meanwhile wakes it when it arrives."""
+        if self._timers is None:
+            with trio.CancelScope(deadline=due) as self._scope:
+                await self._park()
+            return
+        if due != float("inf"):
+            self._timers(due, self._wake_reader)
+        await self._park()
+
+    async def _park(self) -> None:
+        self._reader = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._reader = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _wake_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            trio.lowlevel.reschedule(reader)
 
     def arrival(self) -> float:
         """When what is sent now arrives; never before what was sent earlier."""
@@ -80,9 +111,18 @@ class _Pipe:
         return self._due
 
     def put(self, message: Message) -> None:
-        self.queue.append((self.arrival(), message))
+        due = self.arrival()
+        first = not self.queue
+        self.queue.append((due, message))
         self.bytes += len(message)
-        self.notify()
+        if not first or self._reader is None or self.held:
+            return
+        if due <= trio.current_time():
+            self._wake_reader()
+        elif self._timers is not None:
+            self._timers(due, self._wake_reader)
+        elif self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, due)
 
     def break_(self) -> None:
         self.broken = True
@@ -124,7 +164,7 @@ class MemoryConnection:
                 await trio.lowlevel.checkpoint()
                 self._check_open()
                 while self._outgoing.bytes and self._outgoing.bytes + len(message) > self._buffer_bytes:
-                    await self._outgoing.wait(float("inf") if self._incoming.held else self._incoming.end_due)
+                    await self._outgoing.wait_room(float("inf") if self._incoming.held else self._incoming.end_due)
                     self._check_open()
             except trio.Cancelled:
                 self.abort()
@@ -133,31 +173,42 @@ class MemoryConnection:
 
     async def receive(self) -> Message:
         with self._receiving:
-            await trio.lowlevel.checkpoint()
-            pipe = self._incoming
-            while True:
-                if self._closed is not None:
-                    self._check_open()
-                due = float("inf")
-                if not pipe.held:
-                    if pipe.queue:
-                        due = pipe.queue[0][0]
-                        if due <= trio.current_time():
-                            break
-                    elif pipe.over() is not None:
-                        self._check_open()
-                    elif pipe.end is not None:
-                        due = pipe.end_due
-                await pipe.wait(due)
-            message = pipe.queue.popleft()[1]
-            pipe.bytes -= len(message)
-            pipe.notify()
-            if len(message) > self._message_bytes_max:
-                self._close(1009, f"Exceeded maximum message size: {self._message_bytes_max} bytes")
-                raise FrameTooLarge(
-                    f"{self.peer} sent a message of {len(message)} bytes; the limit is {self._message_bytes_max}"
-                )
+            await trio.lowlevel.checkpoint_if_cancelled()
+            waited = False
+            try:
+                while (due := self._next_due()) > trio.current_time():
+                    waited = True
+                    await self._incoming.wait(due)
+                message = self._take()
+            finally:
+                if not waited:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
             return message
+
+    def _next_due(self) -> float:
+        """When there is something to take; infinity: not known. Raises ConnectionLost once the connection is over."""
+        if self._closed is not None:
+            self._check_open()
+        pipe = self._incoming
+        if pipe.held:
+            return float("inf")
+        if pipe.queue:
+            return pipe.queue[0][0]
+        if pipe.over() is not None:
+            self._check_open()
+        return pipe.end_due
+
+    def _take(self) -> Message:
+        pipe = self._incoming
+        message = pipe.queue.popleft()[1]
+        pipe.bytes -= len(message)
+        pipe.notify_room()
+        if len(message) > self._message_bytes_max:
+            self._close(1009, f"Exceeded maximum message size: {self._message_bytes_max} bytes")
+            raise FrameTooLarge(
+                f"{self.peer} sent a message of {len(message)} bytes; the limit is {self._message_bytes_max}"
+            )
+        return message
 
     def _check_open(self) -> None:
         if self._closed is not None:
@@ -182,7 +233,6 @@ class MemoryConnection:
             self._incoming.queue.clear()
             self._incoming.bytes = 0
             self._incoming.notify()
-            self._outgoing.notify()
 
     def abort(self) -> None:
         if self._closed is None:
@@ -201,7 +251,7 @@ def connection_pair(
     names: tuple[str, str] = ("client", "server"),
 ) -> tuple[MemoryConnection, MemoryConnection]:
     """Both ends of one connection. names: what each end is called by the other."""
-    return _pair(subprotocol, names, (message_bytes_max, message_bytes_max), buffer_bytes, None, None)
+    return _pair(subprotocol, names, (message_bytes_max, message_bytes_max), buffer_bytes, (None, None), None)
 
 
 def _pair(
@@ -209,11 +259,11 @@ def _pair(
     names: tuple[str, str],
     limits: tuple[int, int],
     buffer_bytes: int,
-    forth: Callable[[], float] | None,
-    back: Callable[[], float] | None,
+    delays: tuple[Callable[[], float] | None, Callable[[], float] | None],
+    timers: Timers | None,
 ) -> tuple[MemoryConnection, MemoryConnection]:
-    bell = _Bell()
-    there, here = _Pipe(bell, forth), _Pipe(bell, back)
+    there, here = _Pipe(delays[0], timers), _Pipe(delays[1], timers)
+    there.back, here.back = here, there
     return (
         MemoryConnection(subprotocol, names[1], here, there, limits[0], buffer_bytes),
         MemoryConnection(subprotocol, names[0], there, here, limits[1], buffer_bytes),
@@ -282,10 +332,13 @@ class MemoryNetwork:
     """Hosts, ports and connections in one object, with the hooks by which tests do harm. See the module's docstring.
 
     delay: (source host, target host) -> seconds that a message is under way, asked for each message; None: no time.
+    timers: (when, what) -> calls `what` at that trio time, from outside of any task: a simulation's clock can do that for
+    less than what a cancel scope costs; None: cancel scopes are used.
     """
 
     def __init__(self, *, buffer_bytes: int = BUFFER_BYTES) -> None:
         self.delay: Callable[[str, str], float] | None = None
+        self.timers: Timers | None = None
         self.buffer_bytes = buffer_bytes
         self._listeners: dict[tuple[str, int], MemoryListener] = {}
         self._owners: dict[tuple[str, int], str] = {}
@@ -399,8 +452,11 @@ class MemoryNetwork:
                 (name or "client", address.shown),
                 (message_bytes_max, listener.message_bytes_max),
                 self.buffer_bytes,
-                lambda: 0.0 if self.delay is None else self.delay(name, listener.host),
-                lambda: 0.0 if self.delay is None else self.delay(listener.host, name),
+                (
+                    lambda: 0.0 if self.delay is None else self.delay(name, listener.host),
+                    lambda: 0.0 if self.delay is None else self.delay(listener.host, name),
+                ),
+                self.timers,
             )
             self._live().append((name, listener.host, near, far))
             await listener.arrive((far, Request(address.protocol_path, peer=name), None))

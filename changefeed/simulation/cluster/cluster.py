@@ -26,7 +26,7 @@ from changefeed.simulation.cluster.distant import PAUSE_CHANCE, PAUSE_S, Distant
 from changefeed.simulation.cluster.drawing import NAMES
 from changefeed.simulation.cluster.recording import FEED, Archive, Recorder, Voice
 from changefeed.simulation.cluster.sightings import Sightings
-from changefeed.simulation.cluster.virtual import PROCESS, Freezer
+from changefeed.simulation.cluster.virtual import PROCESS, Freezer, virtual_clock
 from changefeed.simulation.plan import Plan
 from changefeed.transport.memory import MemoryNetwork
 
@@ -80,10 +80,12 @@ class Cluster:
         self.archive = Archive(recorder)
         self.network = MemoryNetwork()
         self.network.delay = self._delay()
+        self.network.timers = virtual_clock().at
         self.settings = self._settings()
         self.coordination = MemoryCoordination(
             SeededEntropy(f"{seed}-coordination"), session_s=2.0, answer_s=0.3, latency=self._latency()
         )
+        self.coordination.sleep = virtual_clock().sleep
         self.writers = [Writer(self, who) for who in plan.option("publishers", ["p0"])]
         self.readers = [Reader(self, options) for options in plan.option("readers", [{"who": "s0", "filter": {}}])]
         self.clients: dict[str, Client] = {one.who: one for one in (*self.writers, *self.readers)}
@@ -98,7 +100,8 @@ class Cluster:
             redirect_spread_s=0.5,
             handshake_s=3.0,
             stall_after_s=4.0,
-            suspect_after_s=1.0,
+            peer_heartbeat_s=0.4,
+            suspect_after_s=1.2,
             stale_after_s=2.0,
             log_timeout_s=1.0,
             retention_every_s=0.5 if self.plan.option("keep") is not None else 10.0,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection
 
-import trio
-
 from changefeed.log.memory import Faults, MemoryPlace
 from changefeed.simulation.cluster.recording import FEED, Archive
+from changefeed.simulation.cluster.virtual import virtual_clock
 
 #: A pause that is on in a seed happens with this chance, and takes up to so many seconds.
 PAUSE_CHANCE = 0.25
@@ -48,5 +47,5 @@ class DistantLog(Faults):
         if point in self._pauses and self._chance.random() < PAUSE_CHANCE:
             wait_s += PAUSE_S * self._chance.random()
         if wait_s:
-            await trio.sleep(wait_s)
+            await virtual_clock().sleep(wait_s)
         await super().__call__(point, feed)

@@ -17,7 +17,7 @@ from changefeed.simulation.cluster.judge import judge
 from changefeed.simulation.cluster.recording import FEED, Recorder
 from changefeed.simulation.cluster.sightings import WANTED, Sightings
 from changefeed.simulation.cluster.tripwires import tripwires
-from changefeed.simulation.cluster.virtual import run_virtually
+from changefeed.simulation.cluster.virtual import run_virtually, virtual_clock
 from changefeed.simulation.plan import Plan
 from changefeed.simulation.tiers import Broken, Outcome
 
@@ -121,7 +121,7 @@ async def run_phases(cluster: Cluster, nemesis: Nemesis) -> None:
                 say("heal", bound_s=BOUND_S)
                 patience.deadline = trio.current_time() + BOUND_S
                 while not _converged(cluster):  # noqa: ASYNC110  # virtual time, and looks are cheaper than wake-ups
-                    await trio.sleep(LOOK_S)
+                    await virtual_clock().sleep(LOOK_S)
                 writers.cancel_scope.cancel()
             say("converged")
         for reader in cluster.readers:
@@ -138,7 +138,7 @@ async def run_phases(cluster: Cluster, nemesis: Nemesis) -> None:
 
 async def _watch(cluster: Cluster) -> None:
     while True:
-        await trio.sleep(LOOK_S)
+        await virtual_clock().sleep(2 * LOOK_S)
         for reader in cluster.readers:
             reader.look()
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from changefeed.election import driver as election
+
 #: Modules that may: a log line is stamped by the standard library, and that decides nothing.
 ALLOWED: Final = frozenset({"logging"})
 
@@ -52,6 +54,8 @@ _PATCHES: Final = [
     (place, name, getattr(place, name), _wire(getattr(place, name), f"{place.__name__}.{name}"))
     for place, name in _WIRES
 ]
+# When this process started is asked of the kernel, for each election anew.
+_PATCHES.append((election, "process_started", election.process_started, lambda pid: 0))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ them, so that another trio fails loudly.
 from __future__ import annotations
 
 import contextvars
+import heapq
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,34 @@ class VirtualClock(trio.abc.Clock):
     def __init__(self) -> None:
         self.now = 0.0
         self._stuck = 0
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        """Call `what` at that time, between the steps of tasks. Cannot be taken back: it must not mind to be called in
+        vain. Those of one time are called in the order in which they were set."""
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, what))
+
+    async def sleep(self, seconds: float) -> None:
+        """Like trio.sleep, for less."""
+        if seconds <= 0:
+            await trio.lowlevel.checkpoint()
+            return
+        task = trio.lowlevel.current_task()
+        asleep = [True]
+
+        def wake() -> None:
+            if asleep:
+                asleep.clear()
+                trio.lowlevel.reschedule(task)
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            asleep.clear()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self.at(self.now + seconds, wake)
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def start_clock(self) -> None:
         pass
@@ -40,6 +69,12 @@ class VirtualClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         # Trio asks only when no task can run: the moment to jump.
+        timers = self._timers
+        if timers and timers[0][0] <= deadline:
+            self.now = max(self.now, timers[0][0])
+            while timers and timers[0][0] <= self.now:
+                heapq.heappop(timers)[2]()
+            return 0.0
         if deadline == float("inf"):
             # At a run's end trio waits for its own wake-up, for some microseconds; anything else is for ever.
             self._stuck += 1
@@ -113,6 +148,13 @@ def _scheduler(seed: str) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(_run, name, value)
+
+
+def virtual_clock() -> VirtualClock:
+    """The clock of this run."""
+    clock = _run.GLOBAL_RUN_CONTEXT.runner.clock
+    assert isinstance(clock, VirtualClock)
+    return clock
 
 
 def run_virtually(seed: str, main: Callable[[], Awaitable[T]]) -> T:
