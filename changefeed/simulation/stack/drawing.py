@@ -21,6 +21,21 @@ from changefeed.simulation.plan import Plan, Step
 
 BYTE_KINDS: Final = ("reset", "break-off", "break-off", "vanish", "stranger", "garbage", "garbage")
 DISK_KINDS: Final = ("power-loss", "disk-error")
+#: Of the cluster tier's kinds, those that meet bytes: drawn here too, and more often.
+PROCESS_KINDS: Final = (
+    "kill",
+    "kill-at",
+    "freeze",
+    "freeze",
+    "drain",
+    "drain",
+    "cut",
+    "cut-way",
+    "kill-client",
+    "freeze-client",
+    "slow-append",
+    "unknown-append",
+)
 KINDS: Final = tuple(dict.fromkeys((*cluster.KINDS, *BYTE_KINDS, *DISK_KINDS)))
 #: What a hostile client does (strangers.py), and what a stranger at an instance's port answers.
 MANNERS: Final = (
@@ -47,11 +62,14 @@ def draw(seed: int) -> Plan:
     options = dict(base.options)
     options["chaos_s"] = min(options["chaos_s"], round(chance.uniform(1.0, 2.2), 2))
     options["groups"] = min(options["groups"], chance.randint(3, 9))
+    # A run in which nobody reads shows nothing.
+    options["readers"] = [{**options["readers"][0]}, *options["readers"][1:]]
+    options["readers"][0].pop("late", None)
     options |= _weather(chance, options["way_s"])
     clients = [*options["publishers"], *(reader["who"] for reader in options["readers"])]
     options["json"] = [who for who in clients if chance.random() < 0.35]
     steps = _steps(chance, options, clients)
-    if chance.random() < 0.7:
+    if chance.random() < 0.4:
         kept = [step for step in base.steps if chance.random() < 0.6 and step.at < cluster.BEGIN_S + options["chaos_s"]]
         steps = sorted([*steps, *kept], key=lambda step: step.at)
     options["disk"] = any(step.kind in DISK_KINDS for step in steps)
@@ -72,8 +90,8 @@ def _weather(chance: random.Random, way_s: float) -> dict[str, Any]:
 
 def _steps(chance: random.Random, options: dict[str, Any], clients: list[str]) -> list[Step]:
     instances = cluster.NAMES[: options["instances"]]
-    kinds = chance.sample(BYTE_KINDS, chance.choice((1, 2, 2)))
-    if chance.random() < 0.2:
+    kinds = chance.sample(BYTE_KINDS, chance.choice((1, 2, 2))) + chance.sample(PROCESS_KINDS, chance.choice((0, 1, 2)))
+    if chance.random() < 0.25:
         kinds.append(chance.choice(DISK_KINDS))
     steps, at = [], cluster.BEGIN_S * chance.random() + 0.4
     for _ in range(chance.choice((1, 2, 2, 3, 4))):
@@ -101,6 +119,19 @@ def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...
             target, how = "", str(chance.choice((0, 1, 2, 3, 5, 8, 13, 99)))
         case "disk-error":
             target, how = "", f"{chance.choice(('sync', 'sync', 'write', 'full'))} {chance.choice((1, 1, 2, 5))}"
+        case "kill-at":
+            how = chance.choice(cluster.POINTS)
+        case "cut" | "cut-way":
+            how = chance.choice(("one", "all", "clients"))
+        case "freeze":
+            # Long enough that another takes over, in most cases: what it had under way then meets another's term.
+            how = ""
+            lasts += chance.choice((0.0, 1.2, 1.2))
+        case "kill-client" | "freeze-client":
+            target, how = chance.choice(clients), ""
+            lasts *= 2
+        case "unknown-append":
+            how = chance.choice(("before", "after"))
         case _:
             how = ""
-    return Step(at, kind, target, lasts, how)
+    return Step(at, kind, target, round(lasts, 3), how)

@@ -102,6 +102,8 @@ class StackNemesis(Nemesis):
             disk.crash(chance)
             disk.faulty = None
             place.begin()
+            # What it had stored before it died was stored under the fence that stood then.
+            cluster.archive.looked(place.held, "append done")
             done.set()
 
         disk.faulty, place.written = dark, written

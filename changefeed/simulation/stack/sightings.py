@@ -45,7 +45,7 @@ class StackSightings(Sightings):
         with ExitStack() as stack:
             stack.enter_context(super().watching())
             for target, name, judge in (
-                (websocket.WsConnection, "_abort_web_socket", _ended),
+                (vars(websocket)["WsConnection"], "_abort_web_socket", _ended),
                 (websocket.WebsocketConnection, "abort", _given_up),
                 (websocket, "run_handler", _spoken),
             ):

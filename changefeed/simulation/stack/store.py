@@ -243,4 +243,3 @@ def quiet_world(seed: int, place: SqlitePlace) -> Iterator[None]:
         ):
             stack.enter_context(patch.object(target, name, value))
         yield
-

@@ -272,7 +272,11 @@ class SimulatedStream:
             await self._out.writable.wait()
 
     def write_now(self, head: bytes, payload: bytes) -> int:
-        return self._write(memoryview(head + payload))
+        data = head + payload
+        size = self._write(memoryview(data))
+        if size < len(data):
+            self._link.sightings["a frame that went out in two parts"] += 1
+        return size
 
     def _write(self, view: memoryview) -> int:
         self._check()
