@@ -332,8 +332,8 @@ class MemoryNetwork:
     """Hosts, ports and connections in one object, with the hooks by which tests do harm. See the module's docstring.
 
     delay: (source host, target host) -> seconds that a message is under way, asked for each message; None: no time.
-    timers: (when, what) -> calls `what` at that trio time, from outside of any task: a simulation's clock can do that for
-    less than what a cancel scope costs; None: cancel scopes are used.
+    timers: (when, what) -> calls `what` at that trio time, from outside of any task: a simulation's clock can do that
+    for less than what a cancel scope costs; None: cancel scopes are used.
     """
 
     def __init__(self, *, buffer_bytes: int = BUFFER_BYTES) -> None:

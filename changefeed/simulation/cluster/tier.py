@@ -120,7 +120,7 @@ async def run_phases(cluster: Cluster, nemesis: Nemesis) -> None:
                 cluster.heal()
                 say("heal", bound_s=BOUND_S)
                 patience.deadline = trio.current_time() + BOUND_S
-                while not _converged(cluster):  # noqa: ASYNC110  # virtual time, and looks are cheaper than wake-ups
+                while not _converged(cluster):
                     await virtual_clock().sleep(LOOK_S)
                 writers.cancel_scope.cancel()
             say("converged")

@@ -1,4 +1,4 @@
-"""In a run nothing may come from outside: real time, the system's randomness, threads. Whoever asks for it gets an error.
+"""In a run nothing may come from outside: real time, the system's randomness, threads. Who asks for it gets an error.
 
 What a module took from another by name at its import cannot be caught here; tests/simulation compares whole runs of
 processes with other hash seeds, which would show it.
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from changefeed.election import driver as election
+from changefeed.election import frozen
 
 #: Modules that may: a log line is stamped by the standard library, and that decides nothing.
 ALLOWED: Final = frozenset({"logging"})
@@ -55,7 +56,7 @@ _PATCHES: Final = [
     for place, name in _WIRES
 ]
 # When this process started is asked of the kernel, for each election anew.
-_PATCHES.append((election, "process_started", election.process_started, lambda pid: 0))
+_PATCHES.append((election, "process_started", frozen.process_started, lambda pid: 0))
 
 
 @contextmanager
