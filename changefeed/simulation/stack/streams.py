@@ -169,7 +169,7 @@ class _Flow:
 
     def reset(self, delay_s: float = 0.0) -> None:
         """A reset is sent. Whether its reader's kernel still gives out what has arrived differs."""
-        self.deaf = self.finished = True
+        self.deaf = True
         self.reset_due = min(self.reset_due, max(self.arrival(), trio.current_time() + delay_s))
         self.reset_loses = self.chance.random() < 0.5
         self.ring()
