@@ -2,7 +2,7 @@
 
 Broken if, after a fault of a kind that has a limit, publishers waited longer than it for the next receipt, or readers
 for the next delivery. A pause counts only while somebody waits: from the fault, or from the first submit after the
-last receipt (delivery), whichever is later.
+last receipt (delivery), whichever is later. And (steady.py) if a term ends although nobody had harmed its leader.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from changefeed.history.broken import Broken, Findings
+from changefeed.history.checkers import steady
 from changefeed.history.view import Fault, View
 
 PROMISE = "C15"
@@ -42,8 +43,9 @@ class Recovery:
 def check(view: View, limits: Mapping[str, float] | None = None) -> list[Broken]:
     """limits: kind of fault -> seconds, for receipts and deliveries, beside those that the history sets."""
     found = Findings(PROMISE)
+    steady.check(view, found)
     if not limits and not view.limits:
-        return []
+        return found.result()
     measured = _measure(view)
     for fault, receipts, deliveries in measured:
         record = view.limits.get(fault.kind, {})
