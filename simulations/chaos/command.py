@@ -21,16 +21,16 @@ LONG: Final = {
     "freeze-subscriber": 20, "never-read": 20, "garbage": 20, "acked-events": 1_000_000,
 }  # fmt: skip
 ROUND_S: Final = 80.0
+#: Over so many rounds the counts of the long proof are spread; more follow if some are missing.
+ROUNDS: Final = 12
+ROUNDS_MAX: Final = 40
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="chaos.py", description="real faults on real processes, one history, one verdict"
-    )
+    made = argparse.ArgumentParser(prog="chaos.py", description="real faults on real processes, one history, a verdict")
     made.add_argument("--minutes", type=float, help="rounds for about so long")
-    made.add_argument(
-        "--until-counts", action="store_true", help="rounds until the counts of the long proof are reached"
-    )
+    made.add_argument("--until-counts", action="store_true", help="rounds until the long proof's counts are reached")
+    made.add_argument("--want", default="", help="what must be reached: kill-leader=3,acked-events=10000")
     made.add_argument("--rounds", type=int, help="so many rounds (default 1)")
     made.add_argument("--coordinator", choices=("zk", "file", "both"), default="both")
     made.add_argument("--only", default="", help="fault numbers or kinds, comma-separated: F2,kill-leader")
@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
     asked = parser().parse_args(arguments)
     try:
         only = frozenset(of_numbers(set(filter(None, asked.only.split(",")))))
+        wanted = _wanted(asked)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -57,16 +58,17 @@ def main(arguments: list[str]) -> int:
         print(f"without a network of its own: {missing}", flush=True)
     signal.signal(signal.SIGTERM, _interrupt)
     campaign = Campaign(folder=asked.keep)
+    cannot = unavailable(campaign, {"zk", "file"} if asked.coordinator == "both" else {asked.coordinator})
+    targets = {name: count for name, count in wanted.items() if name not in cannot}
     interrupted = False
     try:
-        _campaign(campaign, asked, only)
+        _campaign(campaign, asked, only, targets)
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; what there is:", flush=True)
     finally:
         campaign.close()
-    coordinators = {"zk", "file"} if asked.coordinator == "both" else {asked.coordinator}
-    made = report.Report(campaign.results, unavailable(campaign, coordinators), campaign.missing(_targets(asked)))
+    made = report.Report(campaign.results, cannot, campaign.missing(targets))
     print(made.text(), flush=True)
     if asked.json:
         asked.json.write_text(made.json())
@@ -79,17 +81,23 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _targets(asked: argparse.Namespace) -> dict[str, int]:
+def _wanted(asked: argparse.Namespace) -> dict[str, int]:
+    """What the campaign must reach. Raises ValueError for what is no kind of fault."""
+    if asked.want:
+        found = dict(part.split("=", 1) for part in asked.want.split(","))
+        of_numbers(set(found) - {"acked-events"})
+        return {name: int(count) for name, count in found.items()}
     return {name: max(1, round(count * asked.scale)) for name, count in LONG.items()} if asked.until_counts else {}
 
 
-def _campaign(campaign: Campaign, asked: argparse.Namespace, only: frozenset[str]) -> None:
-    begun, seed, targets = time.monotonic(), asked.seed, _targets(asked)
+def _campaign(campaign: Campaign, asked: argparse.Namespace, only: frozenset[str], targets: dict[str, int]) -> None:
+    begun, seed = time.monotonic(), asked.seed
     while True:
         number = len(campaign.results)
         missing = campaign.missing(targets)
         if asked.until_counts:
-            if not missing:
+            late = asked.minutes and time.monotonic() - begun > asked.minutes * 60
+            if not missing or late or number >= ROUNDS_MAX:
                 return
         elif asked.minutes:
             if time.monotonic() - begun > asked.minutes * 60:
@@ -98,7 +106,7 @@ def _campaign(campaign: Campaign, asked: argparse.Namespace, only: frozenset[str
             return
         # Three of four rounds with ZooKeeper; every other one on a small disk.
         coordinator = ("zk" if number % 4 != 3 else "file") if asked.coordinator == "both" else asked.coordinator
-        rounds_left = max(1, 14 - number) if asked.until_counts else 1
+        rounds_left = max(1, ROUNDS - number) if asked.until_counts else max(1, (asked.rounds or 1) - number)
         wanted = {name: -(-count // rounds_left) for name, count in missing.items() if name != "acked-events"}
         options = Options(
             seed=seed, seconds=asked.round_seconds, coordinator=coordinator, only=only, wanted=wanted,

@@ -18,7 +18,7 @@ from simulations.chaos.recorder import Recorder
 from simulations.chaos.stage import FEED, Stage
 
 READ_BYTES: Final = 4 * 2**20
-FLIPS: Final = 3
+FLIPS: Final = 1
 
 
 async def dump_log(stage: Stage, ahead_ns: int) -> None:

@@ -53,9 +53,14 @@ async def quorum_lost(stage: Stage, step: Step, chance: random.Random) -> None:
     gone = chance.sample(range(ensemble.size), 2)
     kill = chance.random() < 0.5
     left = next(index for index in range(ensemble.size) if index not in gone)
-    async with stage.fault(step.kind, ",".join(SERVERS[i] for i in gone), ("no-quorum",), killed=kill) as doing:
+    async with stage.fault(
+        step.kind, ",".join(SERVERS[i] for i in gone), ("no-quorum", "servers-stopped"), killed=kill
+    ) as doing:
         for index in gone:
             await _thread(ensemble.kill if kill else ensemble.pause, index)
+        if not kill:
+            # Who is left finds out only after its own time-out: that none of the others runs was looked at.
+            doing.effect("servers-stopped")
         end = trio.current_time() + step.lasts
         try:
             while trio.current_time() < end + 2.0:
@@ -154,7 +159,7 @@ async def wipe_zookeeper(stage: Stage, step: Step, chance: random.Random) -> Non
         await _thread(ensemble.wipe)
         with _tool(stage) as tool:
             id = await _thread(_value, tool, f"{stage.chroot}/id")
-        doing.effect("coordinator-lost-its-data", id=id)
+        doing.effect("coordinator-lost-its-data", coordinator_id=id)
         await stage.working(20.0)
 
 

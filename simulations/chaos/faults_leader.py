@@ -12,13 +12,12 @@ import trio
 
 from changefeed.simulation.plan import Step
 from simulations.chaos.processes import Node
-from simulations.chaos.stage import INSTANCES, Doing, Stage, connects, descriptors
+from simulations.chaos.stage import INSTANCES, Doing, Stage, lowest_free_descriptor
 
 #: How long the placed faults wait for the call that they are placed at.
 PLACE_S: Final = 3.0
 DRAIN_S: Final = 12.0
-#: Connections that are tried while there are no descriptors left.
-FLOOD: Final = 24
+READY_S: Final = 15.0
 #: Address space that is left to a process.
 SPARE_BYTES: Final = 2 * 2**20
 
@@ -157,7 +156,8 @@ async def rolling_restart(stage: Stage, step: Step, chance: random.Random) -> No
     """Each in turn; the next one when all are ready again."""
     async with stage.fault(step.kind, ",".join(INSTANCES), ("drained",), hold=INSTANCES) as doing:
         for node in stage.instances.values():
-            await stage.until(lambda: all(stage.ready(one) for one in stage.instances.values()), 10.0)
+            if not await stage.until(lambda: all(stage.ready(one) for one in stage.instances.values()), READY_S):
+                continue
             node.terminate()
             if await stage.until(lambda node=node: not node.running, DRAIN_S):  # type: ignore[misc]
                 if node.status == 0:
@@ -171,31 +171,35 @@ async def rolling_restart(stage: Stage, step: Step, chance: random.Random) -> No
 
 
 async def no_descriptors(stage: Stage, step: Step, chance: random.Random) -> None:
-    """Neither connections nor files can be opened; a stranger tries to connect meanwhile."""
+    """Neither connections nor files can be opened; strangers who ask something meanwhile get no answer."""
     if not await stage.working() or (node := stage.leader()) is None:
         return
     async with stage.fault(step.kind, node.name, ("limit-met",), hold=(node.name,)) as doing:
         before = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
-        there = descriptors(node.pid)
-        resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (there + 2, before[1]))
-        address = stage.network.nodes[node.name]
-        tried = []
+        resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (lowest_free_descriptor(node.pid), before[1]))
+        end, asked, unanswered = trio.current_time() + step.lasts, 0, 0
         try:
-            end = trio.current_time() + step.lasts
             while trio.current_time() < end and node.running:
-                if len(tried) < FLOOD:
-                    tried.append(await trio.to_thread.run_sync(connects, address, stage.ports[node.name]))
-                await trio.sleep(0.05)
-            met = node.running and descriptors(node.pid) >= there
+                asked += 1
+                unanswered += not await _answers(stage, node)
         finally:
             if node.running:
                 resource.prlimit(node.pid, resource.RLIMIT_NOFILE, before)
-            for connection in tried:
-                if connection is not None:
-                    connection.close()
-        doing.effect("limit-met" if met else "missed", tried=len(tried))
+        doing.effect("limit-met" if unanswered else "missed", asked=asked, unanswered=unanswered)
         if not node.running:
             stage.restart(node)
+
+
+async def _answers(stage: Stage, node: Node) -> bool:
+    with trio.move_on_after(0.3):
+        try:
+            stream = await trio.open_tcp_stream(stage.network.nodes[node.name], stage.ports[node.name])
+            async with stream:
+                await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: chaos\r\n\r\n")
+                return b"200" in await stream.receive_some(200)
+        except (OSError, trio.BrokenResourceError):
+            pass
+    return False
 
 
 async def no_memory(stage: Stage, step: Step, chance: random.Random) -> None:

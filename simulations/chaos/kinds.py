@@ -104,7 +104,7 @@ _KINDS: Final = (
     _kind("kill-zookeeper", "F1 F11", OUTSIDE, "SIGKILL of a ZooKeeper server, of its leader every other time", ZOOKEEPER,
           weight=4.0, expects=("server-gone",)),
     _kind("quorum-lost", "F11", OUTSIDE, "two of three ZooKeeper servers stand still or are gone", ZOOKEEPER,
-          lasts=(1.5, 4.0), expects=("no-quorum",)),
+          lasts=(1.5, 4.0), expects=("no-quorum", "servers-stopped")),
     _kind("expire-session", "F9", OUTSIDE, "an instance's ZooKeeper session expires", NETWORK, ZOOKEEPER, weight=4.0,
           expects=("session-expired",)),
     _kind("delete-leader-node", "F10", OUTSIDE, "the leader's node is deleted in ZooKeeper", ZOOKEEPER,

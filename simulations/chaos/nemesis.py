@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -50,6 +51,11 @@ class Nemesis:
                 continue
             # Where the lane is behind its plan, faults still keep a distance.
             await trio.sleep_until(max(begun + step.at, free))
-            await FAULTS[step.kind](self._stage, step, random.Random(step.how))
+            try:
+                await FAULTS[step.kind](self._stage, step, random.Random(step.how))
+            except Exception as error:
+                # A mistake of the harness ends neither the round nor the campaign, but neither is clean then.
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                self._stage.wrong.append(f"{step.kind} failed: {error!r} ({where.name}, line {where.lineno})")
             self.done[step.kind] += 1
             free = trio.current_time() + 0.5 * self._kinds[step.kind].apart_s

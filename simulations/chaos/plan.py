@@ -14,6 +14,8 @@ AIMED: Final = 0.6
 LANES: Final = (LEADER, OUTSIDE, CLIENTS)
 #: Rough seconds that a fault occupies its lane beyond `lasts`: until its effect is seen and everybody is back.
 OCCUPIES_S: Final = 1.2
+#: No fault is planned for longer.
+LONGEST_S: Final = 9.0
 
 
 def draw(seed: int, seconds: float, kinds: Mapping[str, Kind], wanted: Mapping[str, int] | None = None) -> Plan:
@@ -37,13 +39,18 @@ def draw(seed: int, seconds: float, kinds: Mapping[str, Kind], wanted: Mapping[s
     return Plan(tuple(steps), (("seed", seed), ("seconds", seconds)))
 
 
+def _longest(kind: Kind) -> float:
+    """What a fault of that kind takes of its lane at most."""
+    return OCCUPIES_S + kind.lasts[1] + 1.5 * kind.apart_s
+
+
 def _lane(chance: random.Random, seconds: float, on: list[Kind], due: list[Kind]) -> list[Step]:
     steps: list[Step] = []
     at = chance.uniform(0.0, 0.5)
     while at < seconds:
-        # What is due is spread over the round, among what is drawn freely.
-        left = max(seconds - at, 0.1)
-        if due and chance.random() < min(1.0, 1.3 * len(due) * 3.0 / left):
+        # What is due is spread over the round, among what is drawn freely, and comes first where time runs out.
+        left, needed = seconds - at, sum(_longest(kind) for kind in due)
+        if due and (needed + LONGEST_S > left or chance.random() < needed / left):
             kind = due.pop()
         else:
             kind = chance.choices(on, [one.weight for one in on])[0]

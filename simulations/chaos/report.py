@@ -6,7 +6,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape
 
@@ -53,13 +53,19 @@ def round_line(number: int, result: Result) -> str:
         f"round {number} (seed {result.seed}, {result.coordinator}): {'clean' if result.ok else 'NOT CLEAN'}; "
         f"{counts['acked-events']} events acknowledged, {counts['leader-changes']} leader changes, "
         f"{counts['faults']} faults, {counts['repeats']} repeats, {counts['fenced-appends']} fenced; "
-        f"{result.seconds:.0f} s"
+        f"{result.seconds:.0f} s ({', '.join(f'{name} {took:.0f}' for name, took in result.phases.items())})"
     ]
     lines += [f"  {one['promise']}: {one['says']}" for one in result.broken[:20]]
     lines += [f"  {one}" for one in result.wrong[:20]]
     if not result.ok:
         lines.append(f"  kept in {result.folder}")
     return "\n".join(lines)
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    """A round as JSON, without the pauses that the kinds have together."""
+    kept = ("seed", "coordinator", "seconds", "phases", "broken", "wrong", "effects", "folder")
+    return {**{name: getattr(result, name) for name in kept}, "counts": dict(result.counts)}
 
 
 class Report:
@@ -137,7 +143,7 @@ class Report:
             "unavailable": self.unavailable,
             "elsewhere": [list(one) for one in ELSEWHERE],
             "missing": self.missing,
-            "rounds": [{**asdict(result), "pauses": None} for result in self.results],
+            "rounds": [_plain(result) for result in self.results],
         }
         return json.dumps(made, indent=1)
 

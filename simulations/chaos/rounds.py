@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,7 @@ class Result:
     effects: dict[str, dict[str, int]] = field(default_factory=dict)
     pauses: dict[str, dict[str, Any]] = field(default_factory=dict)
     folder: str = ""
+    phases: dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -101,6 +103,7 @@ class Round:
 
     async def run(self) -> Result:
         begun = time.monotonic()
+        phase = self._phase
         ahead_ns = dump.wall_ahead_ns()
         stage, result = self.stage, self.result
         kinds = available(self.have)
@@ -110,30 +113,44 @@ class Round:
         (self._folder / "plan.json").write_text(plan.to_json())
         try:
             self._limits(kinds)
-            await stage.begin()
+            with phase("start"):
+                await stage.begin()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stage.supervise)
                 nemesis = Nemesis(stage, plan, kinds, self.options.seconds * LATE)
-                await nemesis.run()
-                await self._converge()
+                with phase("faults"):
+                    await nemesis.run()
+                with phase("converge"):
+                    await self._converge()
                 nursery.cancel_scope.cancel()
-            await self._stop()
-            await dump.flip_bytes(stage, random.Random(self.options.seed))
-            await dump.dump_log(stage, max(ahead_ns, dump.wall_ahead_ns()))
+            with phase("stop"):
+                await self._stop()
+            with phase("dump"):
+                await dump.flip_bytes(stage, random.Random(self.options.seed))
+                await dump.dump_log(stage, max(ahead_ns, dump.wall_ahead_ns()))
         except TimeoutError as error:
             result.wrong.append(str(error))
         finally:
             stage.end()
         result.wrong += [*stage.crashes, *stage.wrong]
-        await self._judge()
+        with phase("judge"):
+            await self._judge()
         result.seconds = time.monotonic() - begun
         return result
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.result.phases[name] = round(time.monotonic() - begun, 1)
 
     def _limits(self, kinds: Mapping[str, Any]) -> None:
         for name in kinds:
             self.stage.records.write("limit", kind=name, receipts_s=PAUSE_LIMIT_S, deliveries_s=PAUSE_LIMIT_S)
-        for name in ("acks", "events", "leader-changes", "resumes"):
-            self.stage.records.write("want", name=name, count=1)
+        self.stage.records.write("want", name="acks", count=100)
+        self.stage.records.write("want", name="events", count=1000)
 
     async def _converge(self) -> None:
         """Nothing is done any more: every publisher gets its outcomes, every reader reads to the end."""
@@ -147,6 +164,7 @@ class Round:
         stage.records.write("heal", bound_s=BOUND_S)
         with trio.move_on_after(BOUND_S):
             await stage.until(lambda: all(node.running for node in stage.nodes.values()), BOUND_S)
+            await stage.until(lambda: all(stage.ready(node) for node in stage.instances.values()), BOUND_S)
             await self._finish(list(stage.publishers.values()), BOUND_S)
             tail = stage.tail()
             await stage.until(lambda: all(one.gauge.get("seq") >= tail for one in stage.subscribers.values()), BOUND_S)
@@ -251,6 +269,10 @@ class Campaign:
         one = Round(options, self.network, ensemble, self.library, folder, self._say)
         try:
             result = trio.run(one.run)
+        except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is not None:
+                raise KeyboardInterrupt from None
+            raise
         finally:
             one.stage.end()
         one.tidy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -352,13 +351,7 @@ class Stage:
             switches.clear()
 
 
-def connects(host: str, port: int, within_s: float = 0.5) -> socket.socket | None:
-    """A raw connection, or None."""
-    try:
-        return socket.create_connection((host, port), within_s)
-    except OSError:
-        return None
-
-
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def lowest_free_descriptor(pid: int) -> int:
+    """The number that the process's next descriptor will have."""
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
