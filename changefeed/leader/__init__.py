@@ -8,6 +8,7 @@
     retention.py  what may be trimmed now (pure)
     looks.py      fresh looks into the log, shared by all who ask
     driver.py     one term in office: waits, looks things up in the log, appends, answers, trims
+    mover.py      moves what applications' own transactions put into an outbox, as a publisher of its own
 
 This file is the contract between a leader and those who bring it batches: an instance's own publishers' desk, or the
 far end of a peer link. A leader may be near (leader/driver.py) or far (peer/driver.py); callers cannot tell.
@@ -43,7 +44,7 @@ class Leader(Protocol):
         single-session rule of named publishers refer to it. Raises Superseded, Forgotten, AcknowledgedLost,
         PublisherInUse, TooManyPublishers, NotCurrent (also when `lost` is set meanwhile), InvalidName (a reserved id),
         BadMessage (an incarnation that this log never gave). Earlier channels of the same session and publisher, and
-        what was opened over this one, are replaced: answers that they have not had yet are dropped."""
+        what was opened over this one, are replaced: what they brought is still appended, but answered `not-current`."""
 
     async def publish(self, channel: str, batch: Batch, answered: Answered) -> None:
         """Take a batch. Returns as soon as there is room for it in the leader's queue (that is the back-pressure);

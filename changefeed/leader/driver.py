@@ -1,7 +1,8 @@
 r"""One term in office: a near `Leader`. Waits, looks things up in the log, appends, answers, trims; decides nothing.
 
 publish --> Sequencer --> run(): append, one at a time --> answers --> visible
-                \-> look-ups, beside the appends
+   ^            \-> look-ups, beside the appends
+   \-- mover.py: what waits in an outbox
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from changefeed.leader import Answered, retention
 from changefeed.leader.effects import Admit, Append, Deny, Effect, End, Facts, Give, Hold, LookUp, Reply, Step, Visible
 from changefeed.leader.looks import FreshLooks
 from changefeed.leader.machine import Sequencer
+from changefeed.leader.mover import Mover
 from changefeed.log import FeedLog, Fence, Look
 from changefeed.ports import World
 from changefeed.settings import Settings
@@ -82,6 +84,7 @@ class Term:
         self._upkeep = trio.Event()
         self._over = trio.Event()
         self._room: deque[tuple[int, trio.Event]] = deque()
+        self._mover = None if log.outbox is None else Mover(log.feed, log.outbox, self, settings)
         self._opening: set[trio.CancelScope] = set()
         self._scope = trio.CancelScope()
         self._running = False
@@ -118,22 +121,23 @@ class Term:
             **self._kept,
         }
 
-    async def open(self, request: Open, channel: str) -> Opened:
-        """See leader.Leader. Also raises InvalidName for a reserved id, and BadMessage for an incarnation that this log
-        never gave. Cancellation: the publisher may have got an incarnation that nobody uses; nothing else is left."""
+    async def open(self, request: Open, channel: str, *, own: bool = False) -> Opened:
+        """See leader.Leader; own: see Sequencer.open. Also raises InvalidName for a reserved id, and BadMessage for an
+        incarnation that this log never gave. Cancellation: the publisher may have got an incarnation that nobody uses;
+        nothing else is left."""
         with trio.CancelScope() as scope:
             self._opening.add(scope)
             try:
-                return self._opened(request, await self._admit(request, channel))
+                return self._opened(request, await self._admit(request, channel, own))
             finally:
                 self._opening.discard(scope)
                 self._end_if_ended()
         raise NotCurrent("this leader's term ended before it could answer; ask again")
 
-    async def _admit(self, request: Open, channel: str) -> Admit:
+    async def _admit(self, request: Open, channel: str, own: bool) -> Admit:
         """Do what the machine asks until it admits or denies."""
         machine = self._machine
-        step = machine.open(request, channel)
+        step = machine.open(request, channel, own=own)
         token: int | None = None
         try:
             while True:
@@ -260,6 +264,8 @@ class Term:
                         nursery.start_soon(self._run_look_ups)
                     nursery.start_soon(self._run_retention)
                     nursery.start_soon(self._run_upkeep)
+                    if self._mover is not None:
+                        nursery.start_soon(self._mover.run)
                     task_status.started()
                     await self._run_appends()
         finally:
@@ -289,7 +295,7 @@ class Term:
             self._counts["append_retries"] += 1
             await trio.sleep(append.delay_s)
         try:
-            await self._log.append(self.epoch, self.term, append.expected_tail, append.entries)
+            await self._store(append)
         except LogUnavailable as error:
             if append.tries == 0:
                 logger.warning("feed %s: the log cannot take an append; trying again: %s", self._log.feed, error)
@@ -309,6 +315,14 @@ class Term:
         self._append_s, self._append_began = self.waiting_s, None
         self._perform(effects)
         self._settled.notify()
+
+    async def _store(self, append: Append) -> None:
+        moving = None if self._mover is None else self._mover.moving(append.entries)
+        if moving is None:
+            await self._log.append(self.epoch, self.term, append.expected_tail, append.entries)
+        else:
+            outbox, moved = moving
+            await outbox.append(self.epoch, self.term, append.expected_tail, append.entries, moved)
 
     def _count(self, append: Append) -> None:
         counts = self._counts

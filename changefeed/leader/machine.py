@@ -41,13 +41,12 @@ from changefeed.leader.effects import (
     Step,
     Visible,
 )
+from changefeed.log import OUTBOX
 from changefeed.wire.messages import Answer, Open
 
 if TYPE_CHECKING:
     from changefeed.log import Look, PublisherState
 
-#: Entries that the log itself moves in from an application's database bear this publisher id.
-OUTBOX: Final = "outbox"
 #: Between two tries of an append that the log could not take; doubles up to the second.
 RETRY_S: Final = 0.05
 RETRY_MAX_S: Final = 1.0
@@ -74,6 +73,7 @@ class Sequencer:
         self._openings: dict[int, _Opening] = {}
         self._looking: dict[int, Request] = {}
         self._held: list[Request] = []
+        self._displaced: list[Reply] = []
         self._waiting: deque[Accepted] = deque()
         self._flight: _Flight | None = None
         self._token = 0
@@ -127,11 +127,12 @@ class Sequencer:
 
     # ---- opening a publisher
 
-    def open(self, request: Open, channel: str) -> Step:
+    def open(self, request: Open, channel: str, *, own: bool = False) -> Step:
         """A publisher wants to publish over `channel`. Earlier channels of its session are replaced, also this one:
-        what they brought is still appended, their answers are dropped."""
+        what they brought is still appended, their answers are dropped. own: it is the leader itself, who moves what
+        waits in an outbox."""
         self.close(channel)
-        if request.publisher == OUTBOX:
+        if request.publisher == OUTBOX and not own:
             return Deny(InvalidName(f"the publisher id {OUTBOX!r} is reserved; choose another one"))
         if self.ended is not None or self.finishing:
             return Deny(NotCurrent("this leader's term has ended or is ending; ask again"))
@@ -139,10 +140,25 @@ class Sequencer:
         self._idle.pop(request.publisher, None)
         known.openings += 1
         for other in [c for c in known.channels if c.session == request.session]:
-            self.close(other.name)
+            self._displace(other)
         self._token += 1
         opening = self._openings[self._token] = _Opening(self._token, request, channel, known)
         return self._prepare(opening)
+
+    def displaced(self) -> list[Reply]:
+        """After `open`: answers for those who wait on the channels that were replaced."""
+        displaced, self._displaced = self._displaced, []
+        return displaced
+
+    def _displace(self, channel: Channel) -> None:
+        """The Open that replaces a channel may be the late one, of a connection that broke before this channel was
+        opened. So whoever waits on it must not wait for ever: it opens again, and sends again under the same numbers.
+        """
+        error = NotCurrent("this publisher was opened over another connection meanwhile; open it again, and resend")
+        self._displaced += [
+            Reply(request.ticket, refusals.refusal(request.batch, error)) for request in channel.queue
+        ]
+        self.close(channel.name)
 
     def resume(self, token: int) -> Step:
         """After Hold, once an append was settled."""

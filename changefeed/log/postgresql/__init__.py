@@ -4,7 +4,10 @@
     feed.py          one feed, synchronously: what is asked, what is checked of the answer
     rows.py          the statements, and values from their rows (pure)
     connections.py   connections, what is refused of a server, and what its errors mean
-    layout.py        making, upgrading and describing the tables   layout_1.sql   the tables and the functions
+    layout.py        making, upgrading and describing the tables
+    layout_1.sql     the tables and the functions
+    outbox_1.sql     changefeed.publish(), and which transactions may be moved next: with the proof of the order
+    outbox.py        rows of the outbox become batches
     wakeup.py        NOTIFY after an append, LISTEN while somebody waits
 
 Everything is read from and written to the primary; nothing is ever read from a standby. One row per feed, its *head*,
@@ -25,7 +28,7 @@ import trio.to_thread
 
 from changefeed.batch import Entry
 from changefeed.change import FeedSettings, check_feed_name
-from changefeed.log import Fence, Look, PublisherState
+from changefeed.log import Fence, Look, Moved, Outbox, PublisherState
 from changefeed.log.postgresql.connections import Link, Server
 from changefeed.log.postgresql.feed import READERS, FeedRows
 from changefeed.log.postgresql.layout import check_layout
@@ -77,10 +80,34 @@ class PostgresqlLogStore:
         await trio.lowlevel.checkpoint()
 
 
+class PostgresqlOutbox:
+    """See Outbox: what changefeed.publish() and captured tables have put there."""
+
+    def __init__(self, log: PostgresqlFeedLog, rows: FeedRows) -> None:
+        self._log = log
+        self._rows = rows
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def waiting(self, bytes_max: int) -> Moved | None:
+        return await trio.to_thread.run_sync(
+            self._rows.waiting, bytes_max, limiter=self._limiter, abandon_on_cancel=True
+        )
+
+    async def append(self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry], moved: Moved) -> None:
+        await self._log.store(epoch, term, expected_tail, entries, moved)
+
+    async def wait(self, pause_s: float) -> None:
+        """A poll: a NOTIFY of the applications' transactions would make their commits wait for one another."""
+        await trio.sleep(pause_s)
+
+
 class PostgresqlFeedLog:
     """The log of one feed. See FeedLog for what each call does and raises."""
 
+    outbox: Outbox | None
+
     def __init__(self, rows: FeedRows, waker: Waker) -> None:
+        self.outbox = PostgresqlOutbox(self, rows)
         self.feed = rows.feed
         self.lineage = rows.lineage
         self._rows = rows
@@ -103,8 +130,14 @@ class PostgresqlFeedLog:
         return await self._write(self._rows.fence, fence, why, time, clean)
 
     async def append(self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry]) -> None:
+        await self.store(epoch, term, expected_tail, entries, None)
+
+    async def store(
+        self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry], moved: Moved | None
+    ) -> None:
+        """FeedLog.append and Outbox.append."""
         check_entries(epoch, term, expected_tail, entries)
-        await self._write(self._rows.append, epoch, term, expected_tail, entries)
+        await self._write(self._rows.append, epoch, term, expected_tail, entries, moved)
         self._waker.moved(entries[-1].last_seq)
 
     async def open_publisher(self, epoch: int, term: str, publisher: str, *, named: bool) -> PublisherState:

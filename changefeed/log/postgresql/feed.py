@@ -22,8 +22,8 @@ from changefeed.errors import (
     TrimmedAway,
     UnknownFeed,
 )
-from changefeed.log import FORMAT, Fence, Look, PublisherState
-from changefeed.log.postgresql import rows
+from changefeed.log import FORMAT, Fence, Look, Moved, PublisherState
+from changefeed.log.postgresql import outbox, rows
 from changefeed.log.postgresql.connections import Link, Server, pause
 from changefeed.log.postgresql.layout import check_layout
 from changefeed.log.rows import entry_of, entry_row, follow
@@ -40,6 +40,8 @@ OPENING_BYTES: Final = 64 * 2**20
 OPENING_ENTRIES: Final = 1000
 #: SQLSTATE lock_not_available: a fence has waited as long as it lets anybody wait.
 LOCKED: Final = "55P03"
+#: Our own: rows that were to be taken out of the outbox are gone.
+TAKEN: Final = "CF001"
 
 
 class FeedRows:
@@ -310,7 +312,13 @@ class FeedRows:
         found = self._ask("fence", rows.END_HOLDER, self.id)
         return int(found[0][0]) if found and found[0][0] is not None else 0
 
-    def append(self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry]) -> None:
+    def waiting(self, bytes_max: int) -> Moved | None:
+        with self._reading() as link:
+            return outbox.waiting(link, self.id, bytes_max, self._settings.change_bytes_max)
+
+    def append(
+        self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry], moved: Moved | None = None
+    ) -> None:
         columns = [list(column) for column in zip(*map(entry_row, entries), strict=True)]
         last_seqs, seqs, _, _, times, *who, sizes, digests, chained, payloads = columns
         # One row per publisher and incarnation, in the order of their last entries.
@@ -326,9 +334,12 @@ class FeedRows:
                 [entry.incarnation for entry in known],
                 [entry.number + entry.count - 1 for entry in known],
                 [entry.last_seq for entry in known],
+                *((None, None, 0) if moved is None else (list(moved.rows), moved.open, moved.part)),
             )
         except LogUnavailable as error:
             cause = error.__cause__
+            if getattr(cause, "sqlstate", None) == TAKEN:
+                raise TailMoved(f"feed {self.feed}: {cause}") from error
             constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
             if constraint == "entries_by_number":
                 raise ValueError(f"an entry's publisher number is stored already: {cause}") from error

@@ -1,8 +1,8 @@
 """The tables in the database: whether they are there, in which version, and how they are made.
 
-A layout is a number; layout_N.sql makes it from nothing (N = 1) or from layout N - 1. `changefeed log init` and
-`log upgrade` run them, each in one transaction: they need a role that may create a schema. Instances need less: see
-docs/how-to/postgresql.md.
+A layout is a number; its scripts make it from the layout before, the first one's from nothing. `changefeed log init`
+and `log upgrade` run them, each in one transaction: they need a role that may create a schema. Instances need less:
+see docs/how-to/postgresql.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from changefeed.errors import LogFormatUnknown, LogNotLaidOut
 from changefeed.log.postgresql.connections import INIT_HINT, Link, Server
 
 LAYOUT: Final = 1
+#: What makes each layout of the one before (of nothing, for the first).
+_SCRIPTS: Final = {1: ("layout_1.sql", "outbox_1.sql")}
 #: pg_advisory_xact_lock: two that lay out at once do it one after the other.
 _LOCK: Final = 0x63686664
 
@@ -69,7 +71,8 @@ def lay_out(server: Server) -> tuple[int, int]:
             if not found:
                 execute("CREATE SCHEMA IF NOT EXISTS changefeed", ())
             for version in range(found + 1, LAYOUT + 1):
-                execute(files(__package__).joinpath(f"layout_{version}.sql").read_text("utf-8"), None)
+                for script in _SCRIPTS[version]:
+                    execute(files(__package__).joinpath(script).read_text("utf-8"), None)
             if not found:
                 execute("INSERT INTO changefeed.layout (version) VALUES (%s)", (LAYOUT,))
             else:

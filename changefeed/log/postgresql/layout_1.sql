@@ -45,7 +45,10 @@ CREATE TABLE changefeed.heads (
     floor_time bigint NOT NULL DEFAULT 0,
     incarnations bigint NOT NULL DEFAULT 0,
     settings_version bigint NOT NULL DEFAULT 0,
-    bytes bigint NOT NULL DEFAULT 0
+    bytes bigint NOT NULL DEFAULT 0,
+    -- A transaction of the outbox that is larger than a group and of which a part has been moved: it goes on first.
+    outbox_open bigint,
+    outbox_part integer NOT NULL DEFAULT 0
     -- The row is written by every append: room on its page keeps the update there, and its page's dead rows go at once.
 ) WITH (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
@@ -198,11 +201,13 @@ CREATE FUNCTION changefeed.append(p_feed integer, p_epoch bigint, p_term text, p
                                   p_incarnations bigint[], p_afters bigint[], p_numbers bigint[], p_sizes bytea[],
                                   p_batch_digests bytea[], p_digests bytea[], p_payloads bytea[], p_bytes bigint,
                                   k_publishers text[], k_incarnations bigint[], k_last_numbers bigint[],
-                                  k_last_seqs bigint[], OUT outcome text, OUT head changefeed.heads)
+                                  k_last_seqs bigint[], p_moved bigint[], p_open bigint, p_part integer,
+                                  OUT outcome text, OUT head changefeed.heads)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_locked record;
     v_count integer := cardinality(p_last_seqs);
+    v_moved bigint;
 BEGIN
     SELECT * INTO STRICT v_locked FROM changefeed.locked(p_feed, p_epoch, p_term);
     outcome := v_locked.outcome;
@@ -237,6 +242,17 @@ BEGIN
     UPDATE changefeed.heads SET tail_seq = p_last_seqs[v_count], tail_epoch = p_epoch, tail_term = p_term,
            tail_digest = p_digests[v_count], tail_time = p_times[v_count], bytes = bytes + p_bytes
      WHERE feed_id = p_feed;
+    -- What the entries hold of the outbox leaves it: exactly these rows, or nothing of all this happens.
+    IF p_moved IS NOT NULL THEN
+        DELETE FROM changefeed.outbox WHERE feed_id = p_feed AND id = ANY (p_moved);
+        GET DIAGNOSTICS v_moved = ROW_COUNT;
+        IF v_moved <> cardinality(p_moved) THEN
+            RAISE EXCEPTION 'rows of the outbox were taken by somebody else: % of %', v_moved, cardinality(p_moved)
+                USING ERRCODE = 'CF001';
+        END IF;
+        UPDATE changefeed.heads SET outbox_open = p_open, outbox_part = p_part
+         WHERE feed_id = p_feed AND (outbox_open, outbox_part) IS DISTINCT FROM (p_open, p_part);
+    END IF;
 END $$;
 
 CREATE FUNCTION changefeed.open_publisher(p_feed integer, p_epoch bigint, p_term text, p_publisher text, p_named boolean,

@@ -38,7 +38,7 @@ FENCE: Final = (
 APPEND: Final = (
     f"SELECT a.outcome, {_columns('a.head', _HEAD)} FROM changefeed.append(%s, %s, %s, %s, %s::bigint[], %s::bigint[],"
     " %s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %b::bytea[], %b::bytea[], %b::bytea[],"
-    " %b::bytea[], %s, %s::text[], %s::bigint[], %s::bigint[], %s::bigint[]) a"
+    " %b::bytea[], %s, %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint, %s::integer) a"
 )
 OPEN_PUBLISHER: Final = (
     f"SELECT a.outcome, a.incarnation, a.last_number, a.last_seq, a.named, {_columns('a.head', _HEAD)}"
