@@ -5,6 +5,9 @@ A file is JSON: tier, seed, plan, before, after (commits), title, symptom. Also,
 
     command    what the commits themselves understand, as words behind `python`; {file} is this file. Without it the
                seed runs with its plan in the tier of that name (changefeed.simulation.tiers), as each commit has it
+    lay        {"commit", "paths"}: these paths of that commit are laid over both: where the simulator itself changed
+               between them, the seed means the same run only under one of them; never a path that was mended
+    tokens     words that the telling line of a command's output holds
     limit_s    seconds after which a run counts as hanging, which is red (default 60)
     promise    the broken promise that must be seen in the commit before (default: any)
     replay     how to see it by hand, in words
@@ -105,7 +108,7 @@ def git(*words: str) -> str:
     """In this clone. Raises RuntimeError with what git said."""
     done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
     if done.returncode:
-        raise RuntimeError(f"git {' '.join(words[:3])}: {done.stderr.strip() or done.stdout.strip()}")
+        raise RuntimeError(f"git {' '.join(words[:4])}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()
 
 
@@ -133,6 +136,8 @@ def look(found: Found, commit: str) -> Seen:
     limit_s = float(facts.get("limit_s", LIMIT_S))
     begun = time.monotonic()
     with checked_out(commit) as place, tempfile.TemporaryDirectory(prefix="changefeed-seed-") as folder:
+        if lay := facts.get("lay"):
+            git("-C", str(place), "checkout", "--quiet", lay["commit"], "--", *lay["paths"])
         copy = Path(folder) / found.path.name
         copy.write_text(json.dumps(facts))
         command = [sys.executable, *(word.replace("{file}", str(copy)) for word in words)]
