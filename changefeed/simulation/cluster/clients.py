@@ -280,6 +280,7 @@ class Reader(Client):
         self.resets = 0
         self._subscription: Subscription | None = None
         self._told: Position | None = None
+        self._inside = False
 
     def _database(self) -> Effects:
         return Effects(cursor=SavedCursor(self)) if self.saves else Effects()
@@ -322,6 +323,8 @@ class Reader(Client):
     async def _live(self) -> None:
         cluster, effects = self.cluster, self.effects
         saved = effects.cursor.position
+        if saved is not None and self._inside:
+            cluster.sightings["a position inside a group resumed"] += 1
         self.voice(
             "reader",
             reader=self.who,
@@ -360,6 +363,7 @@ class Reader(Client):
             self.effects = self._database()
             self.resets += 1
             self._told = None
+            self._inside = False
         except ApplicationFailed:
             cluster.sightings["an application failed in its loop"] += 1
             self.last_words()
@@ -387,6 +391,7 @@ class Reader(Client):
     def _apply(self, event: Event) -> None:
         """The effect and the cursor, in one transaction; or the effect alone, if it was not there yet."""
         effects = self.effects
+        self._inside = not event.last
         self.voice("event", **self.cluster.recorder.event(self.who, event))
         if self.saves:
             if effects.applied is None or event.position.seq > effects.applied.seq:

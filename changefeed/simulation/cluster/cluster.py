@@ -259,7 +259,7 @@ class Cluster:
         process.voice.silent = True
         self.network.kill(name)
         self.coordination.crash(process.coordinator)
-        process.faults.outage = True
+        process.faults.killed = True
         process.scope.cancel()
         self.freezer.thaw(name)
         return True

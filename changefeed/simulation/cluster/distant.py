@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection
 
+from changefeed.errors import LogUnavailable
 from changefeed.log.memory import Faults, MemoryPlace
 from changefeed.simulation.cluster.recording import FEED, Archive
 from changefeed.simulation.cluster.virtual import virtual_clock
@@ -12,13 +13,16 @@ from changefeed.simulation.cluster.virtual import virtual_clock
 #: A pause that is on in a seed happens with this chance, and takes up to so many seconds.
 PAUSE_CHANCE = 0.25
 PAUSE_S = 0.4
+#: A call that was on its way when its process was killed takes effect with this chance.
+LANDS_CHANCE = 0.6
 
 
 class DistantLog(Faults):
     """The hook of one process's store.
 
     lag_s: the mean way of each call, there and back. pauses: the points (calls) at which it may pause. passed: told of
-    each point before anything else is done there; the process may be killed by it.
+    each point before anything else is done there; the process may be killed by it. killed: nothing more leaves the
+    process; what was on its way lands, or not.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class DistantLog(Faults):
         passed: Callable[[str], None],
     ) -> None:
         super().__init__()
+        self.killed = False
         self._place = place
         self._archive = archive
         self._chance = chance
@@ -43,9 +48,14 @@ class DistantLog(Faults):
             # Still within the write: nothing has run since its effect.
             self._archive.looked(self._place.feeds[FEED], point)
         self._passed(f"log: {point}")
+        if self.killed:
+            raise LogUnavailable("its process was killed before it asked")
+        lands = self._chance.random() < LANDS_CHANCE
         wait_s = self._lag_s * self._chance.random() ** 2 if self._lag_s else 0.0
         if point in self._pauses and self._chance.random() < PAUSE_CHANCE:
             wait_s += PAUSE_S * self._chance.random()
         if wait_s:
             await virtual_clock().sleep(wait_s)
+        if self.killed and not lands:
+            raise LogUnavailable("its process was killed, and what it sent was lost")
         await super().__call__(point, feed)

@@ -27,6 +27,7 @@ INSTANCE_KINDS: Final = (
     "cut",
     "cut-way",
     "cut-coordinator",
+    "isolate",
     "drop-links",
     "expire",
     "delete-record",
@@ -49,6 +50,7 @@ SHARED_KINDS: Final = (
     "older-coordinator",
     "log-outage-all",
     "disk-full",
+    "put-back",
     "slow-network",
     "reconnect-all",
     "clock-jump",
@@ -76,6 +78,8 @@ POINTS: Final = (
     "log: open_publisher done",
     "log: look",
 )
+#: Steps that are only passed when the leader changes; something is done that makes it.
+ELECTION_POINTS: Final = frozenset(POINTS[:4]) | {"deposed", "coordinator-write", "log: fence", "log: fence done"}
 #: Where a drawn pause may be put, if its seed has it on: calls of the log, and of the coordinator.
 PAUSES: Final = (
     "fence",
@@ -161,10 +165,12 @@ def _steps(chance: random.Random, options: dict[str, Any]) -> tuple[Step, ...]:
     kinds = chance.sample(KINDS, chance.choice((1, 2, 2, 3, 4)))
     instances = NAMES[: options["instances"]]
     clients = [*options["publishers"], *(reader["who"] for reader in options["readers"])]
-    steps = []
+    steps: list[Step] = []
     at = BEGIN_S + 0.5 * chance.random()
     for _ in range(chance.choice((1, 2, 2, 3, 3, 4))):
         kind = chance.choice(kinds)
+        if kind == "put-back" and any(step.kind == kind for step in steps):
+            continue
         steps.append(_step(chance, kind, round(at, 3), instances, clients))
         if chance.random() < 0.7:
             at += options["chaos_s"] * chance.random() ** 2
@@ -174,7 +180,11 @@ def _steps(chance: random.Random, options: dict[str, Any]) -> tuple[Step, ...]:
 def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...], clients: list[str]) -> Step:
     lasts = round(0.05 + 2.5 * chance.random() ** 2, 3)
     if kind in SHARED_KINDS:
-        how = str(round(chance.uniform(-3600, 3600))) if kind == "clock-jump" else ""
+        how = ""
+        if kind == "clock-jump":
+            how = str(round(chance.uniform(-3600, 3600)))
+        elif kind == "put-back":
+            how = f"{chance.choice(('running', 'stopped', 'stopped'))}/{chance.choice(('kept', 'lost', 'older'))}"
         return Step(at, kind, "", lasts, how)
     if kind in CLIENT_KINDS:
         if kind == "slow-reader":
@@ -184,6 +194,19 @@ def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...
     how = ""
     if kind in ("kill-at", "freeze-at"):
         how = chance.choice(POINTS)
+        target = "" if how in ELECTION_POINTS else target
+        if how in ELECTION_POINTS:
+            how += "/" + chance.choice(("kill", "delete", "drain"))
+        elif how.startswith("log: open_publisher"):
+            how += "/kill-client"
+        elif how == "repeat":
+            how += "/drop"
+    elif kind == "freeze":
+        lasts = round(0.05 + 3.5 * chance.random(), 3)
+    elif kind == "isolate":
+        lasts = round(1.5 + 2 * chance.random(), 3)
+    elif kind == "lost-reply":
+        how = chance.choice(("delete", "kill"))
     elif kind in ("cut", "cut-way", "drop-links"):
         how = chance.choice(("one", "all", "clients"))
     elif kind in ("unknown-append", "unknown-fence", "unknown-incarnation"):

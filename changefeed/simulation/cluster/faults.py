@@ -83,22 +83,41 @@ class Nemesis:
         return seen
 
     async def _at_point(self, target: str, step: Step, act: Callable[[str], None]) -> str:
-        """When an instance passes the named step, within `lasts` + 1 s."""
+        """When an instance passes the named step, within `lasts` + 1 s. how: the step, and what brings it about."""
         cluster, done = self.cluster, trio.Event()
+        point, _, cause = step.how.partition("/")
 
         def passed(who: str) -> None:
             act(who)
             done.set()
 
-        armed = Armed(step.how, target if step.target != "leader" else "", passed, cluster.names)
+        armed = Armed(point, target if step.target != "leader" else "", passed, cluster.names)
         cluster.armed.append(armed)
+        self._cause(cause)
         with trio.move_on_after(step.lasts + 1):
             await done.wait()
         if armed in cluster.armed:
             cluster.armed.remove(armed)
         if done.is_set():
-            cluster.sightings[f"{step.kind} {step.how}"] += 1
-        return step.how if done.is_set() else MISSED
+            cluster.sightings[f"{step.kind} {point}"] += 1
+        return point if done.is_set() else MISSED
+
+    def _cause(self, what: str) -> None:
+        cluster = self.cluster
+        leader = cluster.leader()
+        match what:
+            case "kill" if leader is not None:
+                cluster.kill(leader)
+            case "delete":
+                cluster.coordination.delete_leader(FEED)
+            case "drain" if leader is not None:
+                cluster.processes[leader].drain.set()
+            case "kill-client":
+                cluster.writers[0].killed(0.0)
+            case "drop":
+                for who in cluster.clients:
+                    for name in cluster.names:
+                        cluster.network.drop(who, name)
 
     async def _kill_at(self, target: str, step: Step) -> str:
         def kill(who: str) -> None:
@@ -180,6 +199,22 @@ class Nemesis:
             self.cluster.coordination.reconnect(participant)
         return "session-lost" if step.lasts > self.cluster.coordination.session_s else "cut"
 
+    async def _isolate(self, target: str, step: Step) -> str:
+        """Neither the coordinator nor another instance hears of it; its clients and the log do."""
+        participant, network = self._coordinator_of(target), self.cluster.network
+        if participant is None:
+            return MISSED
+        self.cluster.coordination.disconnect(participant)
+        others = self._others(target, "all")
+        for other in others:
+            network.cut(target, other)
+        await trio.sleep(step.lasts)
+        for other in others:
+            network.heal(target, other)
+        if not participant.crashed and not self.cluster.freezer.is_frozen(target):
+            self.cluster.coordination.reconnect(participant)
+        return "isolated"
+
     async def _expire(self, target: str, step: Step) -> str:
         participant = self._coordinator_of(target)
         if participant is None:
@@ -192,11 +227,11 @@ class Nemesis:
         return "record-deleted"
 
     async def _lost_reply(self, target: str, step: Step) -> str:
-        participant = self._coordinator_of(target)
-        if participant is None:
-            return MISSED
-        self.cluster.coordination.lose_reply(participant)
-        self.cluster.coordination.delete_leader(FEED)
+        """Each instance's next write is done, and it does not hear of that; and somebody must write."""
+        cluster = self.cluster
+        for process in cluster.processes.values():
+            cluster.coordination.lose_reply(process.coordinator)
+        self._cause(step.how)
         return "reply-lost"
 
     async def _held_watches(self, target: str, step: Step) -> str:
@@ -284,6 +319,29 @@ class Nemesis:
         for process in cluster.processes.values():
             process.faults.outage = False
         return "log-away"
+
+    async def _put_back(self, target: str, step: Step) -> str:
+        """The log is copied; later the copy is put back. how: whether the instances run meanwhile, and whether the
+        coordinator's data is kept, lost, or put back too, so that epochs come again."""
+        cluster = self.cluster
+        running, coordinator = step.how.split("/")
+        backup, epoch = cluster.place.copy(), cluster.coordination.view(FEED).epoch
+        await trio.sleep(step.lasts)
+        if running == "stopped":
+            for name in cluster.names:
+                cluster.kill(name)
+            # What was under way in the log has landed by then, or never will.
+            await trio.sleep(0.5)
+        cluster.place.put_back(backup)
+        data = cluster.place.feeds[FEED]
+        cluster.archive.put_back(data)
+        self.voice("restored", lineage=data.lineage, tail=data.tail.seq)
+        if coordinator != "kept":
+            cluster.coordination.wipe()
+        if coordinator == "older":
+            cluster.coordination.put_epoch(FEED, epoch)
+        cluster.sightings[f"put back: {running}, coordinator {coordinator}"] += 1
+        return "put-back"
 
     async def _disk_full(self, target: str, step: Step) -> str:
         place = self.cluster.place

@@ -146,9 +146,9 @@ async def _watch(cluster: Cluster) -> None:
 def _converged(cluster: Cluster) -> bool:
     if not all(writer.done for writer in cluster.writers):
         return False
-    tail = cluster.place.feeds[FEED].tail.seq
-    ends = [reader.reached for reader in cluster.readers]
-    return all(position is not None and position.seq >= tail for position in ends)
+    data = cluster.place.feeds[FEED]
+    tail = data.tail.position(data.lineage)
+    return all(reader.reached == tail for reader in cluster.readers)
 
 
 def _record_end(cluster: Cluster) -> None:
