@@ -69,12 +69,11 @@ async def quorum_lost(stage: Stage, step: Step, chance: random.Random) -> None:
                     break
             await trio.sleep_until(end)
         finally:
-            with trio.CancelScope(shield=True):
-                for index in gone:
-                    if kill:
-                        ensemble.launch(index)
-                    else:
-                        ensemble.resume(index)
+            for index in gone:
+                if kill:
+                    ensemble.launch(index)
+                else:
+                    ensemble.resume(index)
         await _serving(stage)
 
 
@@ -83,7 +82,7 @@ async def _serving(stage: Stage, within_s: float = 30.0) -> None:
     ensemble = _ensemble(stage)
     with trio.move_on_after(within_s):
         for index in range(ensemble.size):
-            while not await _thread(ensemble.mode, index):
+            while not await _thread(ensemble.mode, index):  # noqa: ASYNC110 - other processes notify nobody
                 await trio.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""Faults of the log's storage: errors and delays of single calls, a full disk, one instance cut off from it, its lock."""
+"""Faults of the log's storage: errors and delays of calls, a full disk, one instance cut off from it, its lock."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ async def lock_held(stage: Stage, step: Step, chance: random.Random) -> None:
     """A stranger with a frozen transaction: nothing of ours may kill it, and nobody can write."""
     if not await stage.working():
         return
-    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, str(stage.log_file)], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", _HOLDER, str(stage.log_file)]
+    holder = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - it takes a millisecond
     async with stage.fault(step.kind, "log", ("nothing-stored",)) as doing:
         try:
             held = await stage.until(lambda: _stands(holder.pid) or holder.poll() is not None, 6.0)

@@ -1,4 +1,4 @@
-"""Faults of instances' processes: killed, frozen, starved, drained, out of descriptors or memory, with a jumping clock."""
+"""Faults of instances' processes: killed, frozen, starved, drained, without descriptors or memory, a jumping clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of the network: cuts of every direction, swallowed and reset flows, loss, narrow links, delay, half-closed flows.
+"""Faults of the network: cuts of every direction, swallowed and reset flows, loss, narrow links, delay, half closes.
 
 Every way between two nodes passes the run's router (sandbox.py), so that a rule there is a cut.
 """

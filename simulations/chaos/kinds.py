@@ -1,4 +1,4 @@
-"""What can go wrong in a run: each kind of fault, with its number in the fault table, and what must be seen of it. Pure."""
+"""What can go wrong in a run: each kind of fault, its number in the fault table, and what must be seen of it. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _KINDS: Final = (
     _kind("kill-follower", "F1", LEADER, "SIGKILL of an instance that does not lead", expects=("process-gone",)),
     _kind("kill-before-write", "F1", LEADER, "SIGKILL inside an append, before its first write", SHIM,
           expects=("process-gone",)),
-    _kind("kill-after-sync", "F1 F13", LEADER, "SIGKILL between an append's sync and its receipts: the answers are lost",
+    _kind("kill-after-sync", "F1 F13", LEADER, "SIGKILL between an append's sync and its receipts: answers lost",
           SHIM, expects=("process-gone",)),
     _kind("freeze-leader", "F2", LEADER, "SIGSTOP of the leader, SIGCONT after its successor acted", weight=3.0,
           lasts=(0.1, 1.0), expects=(CHANGED,)),
@@ -50,7 +50,8 @@ _KINDS: Final = (
           lasts=(0.1, 0.5), expects=("stopped-inside",)),
     _kind("freeze-follower", "F2", LEADER, "SIGSTOP of an instance that does not lead", lasts=(0.5, 3.0),
           expects=("stopped",)),
-    _kind("starve", "F21", LEADER, "bursts of SIGSTOP: 10 ms of work in 100 ms", lasts=(1.0, 3.0), expects=("stopped",)),
+    _kind("starve", "F21", LEADER, "bursts of SIGSTOP: 10 ms of work in 100 ms", lasts=(1.0, 3.0),
+          expects=("stopped",)),
     _kind("rolling-restart", "F20", LEADER, "SIGTERM of each instance in turn, drained and started again", weight=0.4,
           expects=("drained",)),
     _kind("no-descriptors", "F22", LEADER, "the leader can open no more descriptors", lasts=(1.0, 2.5),
@@ -61,8 +62,8 @@ _KINDS: Final = (
           expects=("clock-moved",)),
     # ---- the log's storage, as one instance sees it
     _kind("sync-error", "F14", LEADER, "a sync of the log fails and is not done", SHIM, expects=("error-met",)),
-    _kind("sync-error-after", "F13 F14", LEADER, "a sync of the log is done, and yet reports an error: committed, outcome "
-          "unknown", SHIM, expects=("error-met",)),
+    _kind("sync-error-after", "F13 F14", LEADER, "a sync of the log is done, and yet reports an error: outcome unknown",
+          SHIM, expects=("error-met",)),
     _kind("write-error", "F14", LEADER, "a write into the log fails with EIO", SHIM, expects=("error-met",)),
     _kind("slow-sync", "F14", LEADER, "each sync of the log takes 50 to 600 ms longer", SHIM, lasts=(1.0, 3.0),
           expects=("slowed",)),
@@ -101,7 +102,7 @@ _KINDS: Final = (
     _kind("half-close", "F5", OUTSIDE, "the proxy half-closes its flows, and swallows the rest", lasts=(1.0, 3.0),
           expects=("flows-cut",)),
     # ---- the coordinator
-    _kind("kill-zookeeper", "F1 F11", OUTSIDE, "SIGKILL of a ZooKeeper server, of its leader every other time", ZOOKEEPER,
+    _kind("kill-zookeeper", "F1 F11", OUTSIDE, "SIGKILL of a ZooKeeper server, often of its leader", ZOOKEEPER,
           weight=4.0, expects=("server-gone",)),
     _kind("quorum-lost", "F11", OUTSIDE, "two of three ZooKeeper servers stand still or are gone", ZOOKEEPER,
           lasts=(1.5, 4.0), expects=("no-quorum", "servers-stopped")),
@@ -136,8 +137,8 @@ ALWAYS: Final = (
 )
 #: What is not here, and where it is instead.
 ELSEWHERE: Final = (
-    ("F7", "netem is not in this kernel: delay and jitter come from a proxy in user space, so packets of one connection "
-           "are never reordered"),
+    ("F7", "netem is not in this kernel: delay and jitter come from a proxy in user space, so packets of one "
+           "connection are never reordered"),
     ("F16", "power loss: simulations/power_loss.py"),
     ("F20", "mixed versions: there is only one release yet; rolling restarts are here"),
     ("F12", "a store that is a server (PostgreSQL): there is none yet; here the store is a file whose lock is held"),

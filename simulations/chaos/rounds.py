@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,12 +86,11 @@ class Round:
     """One round, in a folder of its own."""
 
     def __init__(
-        self, options: Options, network: Network, ensemble: ZookeeperEnsemble | None, library: Path | None, folder: Path,
-        say: Callable[[str], None],
+        self, options: Options, network: Network, ensemble: ZookeeperEnsemble | None, library: Path | None,
+        folder: Path,
     ) -> None:  # fmt: skip
         self.options = options
         self.have = offered(options.coordinator, options.disk, library)
-        self._say = say
         self._folder = folder
         if DISK in self.have:
             sandbox.small_disk(str(folder / "log"), DISK_MIB)
@@ -228,7 +227,7 @@ class Campaign:
     targets: fault kind (or "acked-events") -> how often, over all rounds. folder: of rounds that were not clean.
     """
 
-    def __init__(self, *, folder: Path | None = None, say: Callable[[str], None] = print) -> None:
+    def __init__(self, *, folder: Path | None = None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="changefeed-chaos-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.results: list[Result] = []
@@ -243,7 +242,6 @@ class Campaign:
         except RuntimeError as error:
             self.no_shim = str(error)
         self._ensemble: ZookeeperEnsemble | None = None
-        self._say = say
 
     def close(self) -> None:
         if self._ensemble is not None:
@@ -266,7 +264,7 @@ class Campaign:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         ensemble = self._ready_ensemble() if options.coordinator == "zk" else None
-        one = Round(options, self.network, ensemble, self.library, folder, self._say)
+        one = Round(options, self.network, ensemble, self.library, folder)
         try:
             result = trio.run(one.run)
         except BaseExceptionGroup as group:

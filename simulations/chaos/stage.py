@@ -180,7 +180,7 @@ class Stage:
         ])  # fmt: skip
 
     def _subscribers(self) -> dict[str, Node]:
-        """All of it in a database; all of it by JSON and a file cursor, through the proxy; filtered ones; a slow one."""
+        """All of it in a database; all of it by JSON through the proxy, with a file cursor; two with filters."""
 
         def one(name: str, kind: str, servers: str, **more: Any) -> tuple[str, Node]:
             store = self.folder / f"{name}.{'db' if kind == 'sqlite' else 'cursor'}"
@@ -239,7 +239,7 @@ class Stage:
                         node.start()
 
     def note_end(self, node: Node, allowed: tuple[int, ...] = ()) -> None:
-        """An end by SIGKILL is somebody's doing (ours, or a frozen lock holder's successor's); a reader may begin anew."""
+        """An end by SIGKILL is somebody's doing (ours, or a lock holder's successor's); readers may begin anew."""
         if node.status not in (-signal.SIGKILL, subscriber.ANEW, *allowed):
             self.crashes.append(f"{node.name} (life {node.life}) ended with status {node.status}; {node.said(8)}")
         if node.name in self.publishers:
@@ -280,7 +280,7 @@ class Stage:
     async def until(self, reached: Callable[[], bool], within_s: float, what: str = "") -> bool:
         """Whether it came true in time; looked at again and again. what: raise TimeoutError that names it instead."""
         with trio.move_on_after(within_s):
-            while not reached():
+            while not reached():  # noqa: ASYNC110 - other processes notify nobody
                 await trio.sleep(LOOK_S)
             return True
         if what:

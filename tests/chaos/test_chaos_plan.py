@@ -1,8 +1,9 @@
-"""The nemesis' plan: drawn from a seed alone, in lanes, with what is wanted in it; and the table of what can go wrong."""
+"""The nemesis' plan: drawn from a seed alone, in lanes, with what is wanted; and the table of what can go wrong."""
 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -39,13 +40,13 @@ def test_the_same_seed_gives_the_same_plan(seed: int, seconds: float) -> None:
 
 @given(st.integers(0, 2**31))
 def test_faults_of_one_lane_come_one_after_the_other(seed: int) -> None:
-    """Each begins after the one before could be over; every step lies within the round and lasts what its kind allows."""
+    """Each begins after the one before could be over; steps lie within the round and last what their kind allows."""
     plan = draw(seed, 60, KINDS)
     for lane in LANES:
         steps = lane_of(plan, lane, KINDS)
         assert steps, "no lane is idle"
         assert all(0 <= step.at < 60 for step in steps)
-        assert all(later.at > step.at + step.lasts for step, later in zip(steps, steps[1:], strict=False))
+        assert all(later.at > step.at + step.lasts for step, later in pairwise(steps))
         for step in steps:
             low, high = KINDS[step.kind].lasts
             assert low - 0.001 <= step.lasts <= high + 0.001
@@ -75,7 +76,7 @@ def test_over_half_of_the_faults_are_aimed_at_the_leader(seed: int) -> None:
 
 
 def test_every_fault_of_the_table_is_done_or_named() -> None:
-    """F1 to F24: each has a kind here, is there all the time, or is named with its reason; and each kind has its doer."""
+    """F1 to F24: each has a kind, is there all the time, or is named with its reason; and each kind has its doer."""
     numbers = {number for kind in KINDS.values() for number in kind.numbers.split()}
     named = {number for number, _ in (*ALWAYS, *ELSEWHERE)}
     assert numbers | named == {f"F{number}" for number in range(1, 25)}

@@ -1,4 +1,4 @@
-"""The proxy in user space: passes bytes on, late if told so; resets and half-closes its flows; refuses what is refused."""
+"""The proxy in user space: passes bytes on, late if told so; resets and half-closes its flows."""
 
 from __future__ import annotations
 

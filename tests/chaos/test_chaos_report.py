@@ -49,7 +49,7 @@ def test_rounds_add_up() -> None:
 
 
 def test_a_report_that_is_not_clean_says_why() -> None:
-    """A checker's word, a process that ended by itself, a count that was not reached: each makes it fail, and is shown."""
+    """A checker's word, a process that ended by itself, a count that was not reached: each fails it, and is shown."""
     broken = result(broken=[{"promise": "C1", "says": "p1.3 was acknowledged and is gone", "about": {}}])
     assert not Report([result(), broken], {}, {}).ok
     assert "C1: p1.3 was acknowledged and is gone" in round_line(2, broken)

@@ -1,4 +1,4 @@
-"""A slice of the long run: real processes, real faults, one history, all checkers silent; and nothing is left behind."""
+"""A slice of the long run: real processes, real faults, one history, all checkers silent; nothing is left behind."""
 
 from __future__ import annotations
 

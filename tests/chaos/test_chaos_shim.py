@@ -1,4 +1,4 @@
-"""Faults placed inside of a real process: errors, delays, stops and deaths at the very call, and a wall clock that jumps.
+"""Faults placed inside of a real process: errors, delays, stops, deaths at the very call, a wall clock that jumps.
 
 The process is SQLite's own: it commits rows, one by one, and says after each what came of it."""
 

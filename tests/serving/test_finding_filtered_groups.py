@@ -1,6 +1,6 @@
-"""Chaos found: exactly once was twice, for filtered groups. Who applies whole groups saves the position of the last event
-that it was given of a group. Where the filter selects nothing of the group behind that one, the position lies inside of
-the group, and a restart began at the group's first event: the group was applied again."""
+"""Chaos found: exactly once was twice, for filtered groups. Who applies whole groups saves the position of the last
+event that it was given of a group. Where the filter selects nothing of the group behind that one, the position lies
+inside of the group, and a restart began at the group's first event: the group was applied again."""
 
 from __future__ import annotations
 

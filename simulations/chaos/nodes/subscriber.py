@@ -152,7 +152,7 @@ async def read(reader: Reader) -> None:
     connection = database(given.store) if given.kind == "sqlite" else None
     sqlite_cursor = SqliteCursor(connection, given.name, given.feed) if connection is not None else None
     cursor = sqlite_cursor or RecordedFileCursor(given.store, reader)
-    async with open_subscription(
+    async with open_subscription(  # noqa: SIM117 - what it is opened with is long enough
         given.feed, given.servers, start="beginning", name=given.name, cursor=cursor, settings=settings,
         network=network, world=world, wait=False, **asked,
     ) as subscription:  # fmt: skip
