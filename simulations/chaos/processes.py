@@ -70,6 +70,8 @@ class Node:
         assert not self.running, f"{self.name} runs already"
         self.life += 1
         self.wanted = True
+        for name in {"ready", "leading"} & set(self.gauge.names):
+            self.gauge.set(name, 0)  # what its last life said does not hold for this one
         given = {"name": self.name, "life": self.life, "history": str(self.history), "gauge": str(self.gauge.path)}
         told = json.dumps({**given, **self.given(self.life)})
         with self.output.open("ab") as output:

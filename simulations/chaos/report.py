@@ -69,9 +69,17 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 class Report:
-    """unavailable: kinds that this machine cannot do, and why. missing: what was wanted and not reached."""
+    """unavailable: kinds that this machine cannot do, and why. missing: what was wanted and not reached. own_clocks:
+    whether instances had monotonic clocks of their own."""
 
-    def __init__(self, results: Sequence[Result], unavailable: Mapping[str, str], missing: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        results: Sequence[Result],
+        unavailable: Mapping[str, str],
+        missing: Mapping[str, int],
+        own_clocks: bool = True,
+    ) -> None:
+        self.own_clocks = own_clocks
         self.results = results
         self.unavailable = dict(unavailable)
         self.missing = dict(missing)
@@ -119,7 +127,9 @@ class Report:
                 f"{self.receipts.get(kind, Pauses(()))}  {self.deliveries.get(kind, Pauses(()))}  {effects}"
             )
         lines += ["", "in all: " + ", ".join(f"{self.totals[name]} {name}" for name in _TOTALS)]
-        lines += [f"{number}: {what}" for number, what in ALWAYS]
+        lines += [f"{number}: {what}" for number, what in ALWAYS if number != "F19" or self.own_clocks]
+        if not self.own_clocks:
+            lines.append("not available: F19: no time namespaces here")
         lines += [f"not here: {number}: {what}" for number, what in ELSEWHERE]
         lines += [f"not available: {kind} ({KINDS[kind].numbers}): {why}" for kind, why in self.unavailable.items()]
         lines += [f"NOT REACHED: {count} more {name}" for name, count in self.missing.items()]

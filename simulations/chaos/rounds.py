@@ -74,7 +74,9 @@ def offered(coordinator: str, disk: bool, library: Path | None) -> frozenset[str
     """What this machine has for a round (see kinds.py)."""
     have = {ZOOKEEPER if coordinator == "zk" else FILE}
     if sandbox.inside():
-        have |= {NETWORK, TIME}
+        have.add(NETWORK)
+        if sandbox.time_namespaces():
+            have.add(TIME)
         if disk:
             have.add(DISK)
     if library is not None:
@@ -235,6 +237,7 @@ class Campaign:
         self.totals: Counter[str] = Counter()
         self.network = Network(sandbox.inside())
         self.network.begin()
+        self.own_clocks = sandbox.inside() and sandbox.time_namespaces()
         self.library: Path | None = None
         self.no_shim = ""
         try:

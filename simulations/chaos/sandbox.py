@@ -188,6 +188,11 @@ class Network:
         return sum(int(words[i + 1]) for i, word in enumerate(words[:-1]) if word in ("overlimits", "(dropped"))
 
 
+def time_namespaces() -> bool:
+    """Whether a process can have a monotonic clock of its own."""
+    return subprocess.run(["unshare", "-T", "--monotonic=1", "true"], capture_output=True).returncode == 0
+
+
 def small_disk(folder: str, mebibytes: int) -> None:
     """Mount a disk of that size on a folder; only inside."""
     os.makedirs(folder, exist_ok=True)
