@@ -138,6 +138,7 @@ class Term:
         """Do what the machine asks until it admits or denies."""
         machine = self._machine
         step = machine.open(request, channel, own=own)
+        self._perform(machine.displaced())
         token: int | None = None
         try:
             while True:

@@ -196,7 +196,9 @@ class Bench:
     ) -> Admit | ChangefeedError:
         """Open to the end; an opening that is held is an error here."""
         request = Open("f", publisher, session, named, incarnation, **more)
-        return self.opened(self.machine.open(request, channel))
+        step = self.machine.open(request, channel)
+        self.perform(self.machine.displaced())
+        return self.opened(step)
 
     def opened(self, step: Any) -> Admit | ChangefeedError:
         while True:

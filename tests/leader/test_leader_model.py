@@ -173,6 +173,7 @@ class Cluster(RuleBasedStateMachine):
             if boss.machine.ended is None and not boss.machine.finishing:
                 del boss.channels[replaced]
         step = boss.machine.open(request, channel)
+        assert all(reply.answer.code == "not-current" for reply in boss.machine.displaced())
         if not isinstance(step, Deny):
             boss.openings[step.token] = (channel, request, step, None)  # type: ignore[union-attr]
         else:

@@ -40,6 +40,42 @@ def bench() -> Bench:
     return bench
 
 
+# ---- connections
+
+
+def test_who_waits_on_a_connection_that_a_late_open_replaces_is_told(bench: Bench) -> None:
+    """An Open of a broken connection may arrive after the publisher has opened over another one and sent there: it
+    must not wait for ever for answers that nobody gives any more. What it brought is appended, and known."""
+    bench.open(channel="newer", session="s", incarnation=1)
+    assert bench.publish("sent", batch(1), channel="newer") is None
+    bench.machine.next_append(0)
+    held = bench.machine.open(Open("f", "p", "s", False, 1), "late")
+    assert isinstance(held, Hold)
+    bench.perform(bench.machine.displaced())
+    assert bench.machine.displaced() == []
+    assert bench.answers["sent"].code == "not-current"
+    assert bench.publish("next", batch(2), channel="newer") is not None and bench.answers["next"].code == "not-current"
+
+    append = bench.machine.next_append(0)
+    assert append is not None
+    bench.log.append(1, "00000001", 0, append.entries)
+    bench.perform(bench.machine.appended())
+    assert bench.order == ["sent", "next"], "one answer to each"
+    assert bench.opened(bench.machine.resume(held.token)) == Admit(1, 1)
+    bench.open(channel="again", session="s", incarnation=1)
+    answer = bench.publish("resent", batch(1), channel="again")
+    assert answer is not None and answer.first == at(1) and answer.repeated
+
+
+def test_another_session_replaces_nobody(bench: Bench) -> None:
+    """Its channels live side by side with those of others; each gets its own answers."""
+    bench.publish("one", batch(1), channel="c")
+    bench.machine.open(Open("f", "p", "other", False, 1), "d")
+    assert bench.machine.displaced() == []
+    bench.append()
+    assert bench.answers["one"].first == at(1)
+
+
 # ---- incarnations
 
 
