@@ -26,6 +26,8 @@ TIERS = ("cluster", "stack", "explorer")
 SEEDS = 100
 MINUTES_MAX = 7 * 24 * 60
 JOBS_MAX = 1_024
+#: So many runs shrink a plan that hangs.
+HANGS = 60
 #: Progress is told so often: on a terminal, and into a pipe or file.
 LIVE_S, NOTE_S = 0.5, 30.0
 
@@ -145,7 +147,7 @@ class Show:
         from changefeed.simulation import report
         from changefeed.simulation.case import Case
         from changefeed.simulation.runner import open_pool
-        from changefeed.simulation.shrink import Shrinker, signature
+        from changefeed.simulation.shrink import RUNS, Shrinker, signature
         from changefeed.simulation.worker import find_tier
 
         promise, same = failed.broken[0].promise, signature(failed.broken[0])
@@ -153,8 +155,8 @@ class Show:
             await self.output.note("a run that is not the same twice cannot be shrunk")
             return
         plan = failed.plan or order.plan or find_tier(order.tier).draw(failed.seed)
-        # A run that hung is waited for as long as the failing one was allowed to take, once per try: keep that short.
-        limit_s = min(order.limit_s, 30.0) if promise == "hang" else order.limit_s
+        # Each run that hangs is waited for to the limit: only few, and not for long.
+        limit_s, runs = (min(order.limit_s, 30.0), HANGS) if promise == "hang" else (order.limit_s, RUNS)
 
         async def say(sentence: str) -> None:
             await self.output.line({"event": "shrinking", "says": sentence}, f"  {sentence}")
@@ -169,7 +171,7 @@ class Show:
                 {"event": "shrinking", "says": f"{promise} of seed {failed.seed}"},
                 f"shrinking the plan of seed {failed.seed} while {promise} is broken:",
             )
-            shrunk = await Shrinker(plan, judge, width=order.jobs, say=say).run()
+            shrunk = await Shrinker(plan, judge, width=order.jobs, runs=runs, say=say).run()
             result = await pool.ask(failed.seed, shrunk.plan, history=True)
         path = Path(f"simulate-{order.tier.replace(':', '-')}-{failed.seed}.json")
         says = next((item.says for item in result.broken if item.promise == promise), failed.broken[0].says)
