@@ -107,6 +107,8 @@ class Cluster:
             retention_every_s=0.5 if self.plan.option("keep") is not None else 10.0,
             batch_bytes_aim=self.plan.option("batch_bytes", 262144),
             in_flight_max=self.plan.option("in_flight", 16),
+            # A small window sends whoever is behind to the log, where retention may have been.
+            window_bytes=self.plan.option("window_bytes", 64 * 1024 * 1024),
         )
 
     def _delay(self) -> Any:

@@ -153,6 +153,8 @@ def _reader(chance: random.Random, who: str) -> dict[str, Any]:
 
 def _cursors(chance: random.Random, options: dict[str, Any]) -> None:
     """Some readers leave their cursor to the subscription; their work takes time, and some of them fail at it."""
+    if chance.random() < (0.6 if options["keep"] is not None else 0.2):
+        options["window_bytes"] = 500
     for reader in options["readers"]:
         if chance.random() < 0.35:
             reader["saves"] = True
