@@ -4,14 +4,14 @@ Called from worker threads. Writes come from one thread at a time, each other ki
 
 **After an I/O error** every connection is closed and opened anew. The kernel may have dropped pages that it could not
 write and call the next fsync a success, so nothing that this process wrote since its last success is trusted: reads go
-on, but writes are refused with AppendOutcomeUnknown, which ends a leader's term, until a fence has copied the whole
-write-ahead log into the database (`wal_checkpoint(TRUNCATE)`: it writes the pages again, and syncs them).
+on, but writes are refused with AppendOutcomeUnknown, which ends a leader's term, until a fence has written the whole
+write-ahead log again in place, and then copied it into the database (`wal_checkpoint(TRUNCATE)`). In this order: a copy
+alone would leave, until the log's truncation is durable, a newer database beside a log with a hole.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -46,9 +46,12 @@ from changefeed.log.sqlite_io import (
     disk_room,
     make_directory,
     meaning,
+    retry_pause,
     size_of,
+    truncate_wal,
     wal_holder,
     write_lock_holder,
+    write_wal_again,
 )
 from changefeed.log.sqlite_schema import create_tables, read_end
 from changefeed.ports import World
@@ -65,11 +68,6 @@ READERS: Final = 4
 TRUNCATE_WAIT_S: Final = 0.05
 #: How often appends look at the free room of the disk.
 ROOM_EVERY_S: Final = 0.1
-
-
-def retry_pause() -> float:
-    """Between two tries for a lock: short enough to meet the gap between a busy leader's appends, and irregular."""
-    return random.uniform(0.0001, 0.0005)
 
 
 class FeedFile:
@@ -110,6 +108,7 @@ class FeedFile:
         try:
             self._lay_out(create)
             self._turn = Turn(os.path.join(self.directory, f"{self.feed}.turn"))
+            self._mend()
             look = rows.check_opening if check else rows.look
             found = self._read(lambda connection: look(connection, self.feed))
         except BaseException:
@@ -218,6 +217,8 @@ class FeedFile:
 
     def _io_failed(self) -> None:
         self._failed = True
+        if self._turn is not None:
+            self._turn.doubt(True)
         self._drop_connections()
 
     def _replaced(self, why: str) -> LogReplaced:
@@ -420,6 +421,8 @@ class FeedFile:
             self._turn.claim()
         try:
             with self._transaction("fence") as connection:
+                if self._failed or not clean or (self._turn is not None and self._turn.doubtful()):
+                    self._write_wal_again()
                 found = changes.fence(connection, self.feed, fence, why, time)
                 self._compare(known, found)
         finally:
@@ -429,11 +432,31 @@ class FeedFile:
         self._make_whole(clean)
         return found
 
-    def _make_whole(self, clean: bool) -> None:
-        """Make durable what a dead leader wrote and never synced, by copying the write-ahead log into the database.
+    def _mend(self) -> None:
+        """Before anything is copied out of a write-ahead log of which somebody said that the disk failed under it."""
+        if self._turn is not None and self._turn.doubtful():
+            try:
+                with self._transaction("open", wait_s=0.0):
+                    self._write_wal_again()
+            except LogUnavailable:
+                # Somebody else writes: nothing was lost from what is seen, or they mend it.
+                if self._failed:
+                    raise
 
-        The fence's own commit has synced the write-ahead log, so a leader that was killed before its sync is mended
-        already. The copy is for one whose sync *failed*: the pages may be marked clean and yet not be on the disk.
+    def _write_wal_again(self) -> None:
+        """Make durable what a dead leader wrote and never synced, also where its sync *failed*: then the pages may be
+        marked clean and yet not be on the disk, and what is committed behind them would be lost with them."""
+        try:
+            write_wal_again(self.path + "-wal")
+        except OSError as error:
+            self._io_failed()
+            raise LogUnavailable(f"{self.path}-wal could not be written again: {error.strerror}") from error
+        if self._turn is not None:
+            self._turn.doubt(False)
+
+    def _make_whole(self, clean: bool) -> None:
+        """Copy the write-ahead log into the database, so that nothing depends any more on where a disk has failed.
+
         A reader frozen inside a transaction can keep the copy from being complete. Waiting for it would let one
         stopped process stop the feed, for the sake of a disk that failed and whose owner told nobody; so this gives up
         after TRUNCATE_WAIT_S, having copied what that reader allows, and `maintain` tries again until it succeeds.
@@ -466,30 +489,11 @@ class FeedFile:
         self._failed = False
 
     def _truncate(self, connection: sqlite3.Connection) -> bool:
-        """Copy the whole write-ahead log and cut it to nothing; waits for TRUNCATE_WAIT_S at most, for readers and for
-        a checkpoint that another process has begun."""
-        deadline = time.monotonic() + TRUNCATE_WAIT_S
-        while True:
-            if self._try_truncate(connection, deadline):
-                return True
-            # SQLite waits for readers, but not for the lock of another's checkpoint: then it says busy at once.
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(retry_pause())
-
-    def _try_truncate(self, connection: sqlite3.Connection, deadline: float) -> bool:
-        wait_ms = max(1, int(1000 * (deadline - time.monotonic())))
+        """Copy the whole write-ahead log and cut it to nothing; False if somebody is in the way for TRUNCATE_WAIT_S."""
         try:
-            connection.execute(f"PRAGMA busy_timeout = {wait_ms}")
-            try:
-                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            finally:
-                connection.execute("PRAGMA busy_timeout = 0")
+            return truncate_wal(connection, TRUNCATE_WAIT_S)
         except sqlite3.Error as error:
-            if code_of(error) in BUSY or code_of(error) == FULL:
-                return False
             raise self._understand(error) from error
-        return row is not None and row[0] == 0
 
     def append(self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry]) -> None:
         self._refuse_after_failure("append")

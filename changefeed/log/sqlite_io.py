@@ -6,9 +6,12 @@ on them, which are SQLite's. They are only looked at with stat().
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import random
 import sqlite3
+import struct
 import threading
 import time
 from dataclasses import dataclass
@@ -89,6 +92,33 @@ def meaning(error: sqlite3.Error, path: str) -> ChangefeedError:
     return LogUnavailable(text)
 
 
+def retry_pause() -> float:
+    """Between two tries for a lock: short enough to meet the gap between a busy leader's appends, and irregular."""
+    return random.uniform(0.0001, 0.0005)
+
+
+def truncate_wal(connection: sqlite3.Connection, wait_s: float) -> bool:
+    """Copy the whole write-ahead log into the database and cut it to nothing. Waits so long at most, for readers and
+    for a checkpoint of another process; False: they were in the way, or the disk is full. Raises sqlite3.Error."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {max(1, int(1000 * (deadline - time.monotonic())))}")
+            try:
+                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                connection.execute("PRAGMA busy_timeout = 0")
+            if row is not None and row[0] == 0:
+                return True
+        except sqlite3.Error as error:
+            if code_of(error) not in BUSY and code_of(error) != FULL:
+                raise
+        # SQLite waits for readers, but not for the lock of another's checkpoint: then it says busy at once.
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(retry_pause())
+
+
 # ---- whose file it is
 
 
@@ -128,6 +158,7 @@ class Identity:
 # ---- who is in the way
 
 _STAMP_BYTES: Final = 64
+_DOUBT: Final = b"!"
 
 
 class Turn:
@@ -140,7 +171,10 @@ class Turn:
     Second, the leader's stamp: "this fence was alive at that time". It stands here and not in the database, since a
     look must not wait for an append that waits for a slow disk.
 
-    Both are only hints: without the file, or with a fence frozen in it, everything still works, less fairly.
+    Third, a doubt: "an I/O error was met: the write-ahead log that is seen may not be the one on the disk". It is never
+    synced: once the machine has lost its memory, what is seen is what is on the disk.
+
+    All are only hints: without the file, or with a fence frozen in it, everything still works, less fairly.
     """
 
     def __init__(self, path: str) -> None:
@@ -193,6 +227,23 @@ class Turn:
         except (OSError, ValueError):
             pass
         return 0
+
+    def doubt(self, doubtful: bool) -> None:
+        """Say that the write-ahead log may not be on the disk as it is seen; or that it is again."""
+        with self._mutex:
+            if self._fd >= 0:
+                try:
+                    os.pwrite(self._fd, _DOUBT if doubtful else b" ", _STAMP_BYTES)
+                except OSError:
+                    pass
+
+    def doubtful(self) -> bool:
+        """Whether somebody said so, and nobody has mended it."""
+        try:
+            with self._mutex:
+                return self._fd >= 0 and os.pread(self._fd, 1, _STAMP_BYTES) == _DOUBT
+        except OSError:
+            return False
 
     def close(self) -> None:
         with self._mutex:
@@ -256,6 +307,54 @@ def size_of(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
+
+
+_WAL_HEADER: Final = struct.Struct(">6I8x")  # magic, version, page size, checkpoint number, two salts, check sums
+_FRAME_HEADER: Final = struct.Struct(">8x2I8x")  # page, size after commit, two salts, check sums
+_WAL_MAGIC: Final = (0x377F0682, 0x377F0683)
+_FRAMES_AT_ONCE: Final = 256
+
+
+def write_wal_again(path: str) -> int:
+    """Write the frames of a write-ahead log over themselves and sync them; returns how many bytes that were.
+
+    After a sync that failed the kernel may show pages that are not on the disk and that no later sync writes; only
+    writing them again does. The caller holds the log's write lock. path: of the write-ahead log, on which SQLite holds
+    no locks that opening and closing it could drop. Raises OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        header = os.pread(fd, _WAL_HEADER.size, 0)
+        if len(header) < _WAL_HEADER.size:
+            return 0
+        magic, _, page, _, *salts = _WAL_HEADER.unpack(header)
+        if magic not in _WAL_MAGIC or not 512 <= page <= 65536:
+            return 0  # it was never written whole: SQLite takes none of its frames
+        _write_all(fd, header, 0)
+        at, whole = len(header), _FRAMES_AT_ONCE * (_FRAME_HEADER.size + page)
+        size = whole
+        while size == whole:
+            block = os.pread(fd, whole, at)
+            size = _frames_of(block, _FRAME_HEADER.size + page, salts)
+            _write_all(fd, block[:size], at)
+            at += size
+        os.fsync(fd)
+        return at
+    finally:
+        os.close(fd)
+
+
+def _frames_of(block: bytes, frame: int, salts: list[int]) -> int:
+    """How many bytes of a block are frames with these salts: behind them lie those of an earlier round."""
+    size = 0
+    while size + frame <= len(block) and [*_FRAME_HEADER.unpack_from(block, size)] == salts:
+        size += frame
+    return size
+
+
+def _write_all(fd: int, data: bytes, at: int) -> None:
+    if os.pwrite(fd, data, at) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def disk_room(directory: str) -> tuple[int, int]:

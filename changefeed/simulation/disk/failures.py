@@ -127,7 +127,7 @@ def fail_each(call: str, seed: int, scratch: str | None = None, *, every: int = 
 
 
 async def _meet(call: str, number: int, seed: int, scratch: str | None) -> tuple[str, MemoryPlace] | None:
-    """Which kind of disk call has that number, and what the log holds if nothing fails; None if there are not so many."""
+    """Which kind of disk call has that number, and what the log holds if nothing fails; None: there are not so many."""
     with tempfile.TemporaryDirectory(prefix="failure-", dir=scratch) as folder:
         disk = RecordedDisk(os.path.join(folder, "log"))
         with disk:
@@ -142,7 +142,7 @@ async def _meet(call: str, number: int, seed: int, scratch: str | None) -> tuple
 async def _fail(call: str, number: int, fault: Fault, after: MemoryPlace, seed: int, scratch: str | None) -> Failed:
     name = f"{seed} {call} {number} {fault}"
     folder = tempfile.mkdtemp(prefix="failure-", dir=scratch)
-    disk = RecordedDisk(os.path.join(folder, "log"), chance=random.Random(name))
+    disk = RecordedDisk(os.path.join(folder, "log"), keep=True, chance=random.Random(name))
     try:
         with disk:
             # The preparation is the same for every failure of a seed, so the call of that number is the same too.
@@ -187,15 +187,36 @@ async def _aftermath(
     wrong = await _power_lost(disk, allowed, chance, os.path.join(folder, "lost"), name)
     if wrong:
         return [Wrong(w.promise, f"after a loss of power: {w.says}") for w in wrong]
-    with disk.killed(os.path.join(folder, "killed")) as killed:
-        wrong, next_life = await recover(killed, allowed, 0, name)
-        if not wrong and next_life is not None:
-            held: list[MemoryPlace] = [next_life.place]
-            wrong = await _power_lost(killed, held, chance, os.path.join(folder, "killed and lost"), name)
+    wrong = await _killed(disk, allowed, chance, folder, name)
     if wrong:
         return [Wrong(w.promise, f"after a kill of all processes: {w.says}") for w in wrong]
     wrong = await _goes_on(disk, life, allowed, chance, os.path.join(folder, "went on"), name)
     return [Wrong(w.promise, f"gone on in the same process: {w.says}") for w in wrong]
+
+
+async def _killed(
+    disk: RecordedDisk, allowed: list[MemoryPlace], chance: random.Random, folder: str, name: str
+) -> list[Wrong]:
+    """All processes are killed, the next ones recover; the power is lost somewhere in that, and at its end."""
+    with disk.killed(os.path.join(folder, "killed")) as killed:
+        wrong, life = await recover(killed, allowed, 0, name)
+    if wrong or life is None:
+        return wrong
+    fenced = next(act.done for act in life.timeline.acts if act.what == "fence")
+    for turn, at in enumerate(
+        (chance.randrange(0, fenced + 1), chance.randrange(fenced, killed.count + 1), killed.count)
+    ):
+        may = life.timeline.allowed(at)
+        if at < fenced:
+            # Until a fence has returned, what was written and never made durable may be seen, and be lost again.
+            may = [*allowed, *may]
+        cut = os.path.join(folder, f"killed and lost {turn}")
+        lay_out(cut, survived(killed.folder, killed.at(at), chance))
+        with RecordedDisk(cut) as recovering:
+            wrong, _ = await recover(recovering, may, 0, name)
+        if wrong:
+            return [Wrong(w.promise, f"power lost at boundary {at} of the recovery: {w.says}") for w in wrong]
+    return []
 
 
 async def _goes_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -114,10 +115,12 @@ class RecordedDisk:
     def install(self) -> None:
         """From now on, files that sqlite3 opens in the folder are recorded. Raises ValueError if they are already."""
         vfs.shim().watch(self.folder, self)
+        _python.add(self)
 
     def remove(self) -> None:
         """Files that are opened from now on are not recorded; those that are open still are. Idempotent."""
         vfs.shim().unwatch(self.folder)
+        _python.drop(self)
 
     def __enter__(self) -> RecordedDisk:
         self.install()
@@ -167,12 +170,13 @@ class RecordedDisk:
             self._begin(Disk.holding((name, data) for name, data in content.items() if not _is_unrecorded(name)))
             return loss
 
-    def killed(self, folder: str) -> RecordedDisk:
+    def killed(self, folder: str, *, keep: bool | None = None) -> RecordedDisk:
         """A disk of its own in a new folder, as if every process had been killed now and the machine had stayed up:
-        files hold all that was written, and the disk owes what it owes here. This one goes on unharmed."""
+        files hold all that was written, and the disk owes what it owes here. This one goes on unharmed. keep: as of a
+        disk; None: as this one."""
         with self._mutex:
-            lay_out(folder, {name: data for name, data in _files(self.folder) if not _is_unrecorded(name)})
-            other = RecordedDisk(folder, self.keep, self.chance)
+            lay_out(folder, {name: data for name, data in _files(self.folder) if not name.endswith("-shm")})
+            other = RecordedDisk(folder, self.keep if keep is None else keep, self.chance)
             other._begin(self.disk.renumbered())
             return other
 
@@ -303,6 +307,67 @@ class _Open:
 
     def close(self) -> None:
         pass
+
+
+class _Beside:
+    """What Python writes to and syncs of SQLite's files beside SQLite: while a disk is recorded, `os.pwrite` and
+    `os.fsync` look whose file it is."""
+
+    def __init__(self) -> None:
+        self._disks: dict[str, RecordedDisk] = {}
+        self._pwrite, self._fsync = os.pwrite, os.fsync
+
+    def add(self, disk: RecordedDisk) -> None:
+        if not self._disks:
+            self._pwrite, self._fsync = os.pwrite, os.fsync
+            os.pwrite, os.fsync = self._write, self._sync  # type: ignore[assignment]
+        self._disks[disk.folder] = disk
+
+    def drop(self, disk: RecordedDisk) -> None:
+        if self._disks.pop(disk.folder, None) is not None and not self._disks:
+            os.pwrite, os.fsync = self._pwrite, self._fsync
+
+    def _open(self, fd: int) -> _Open | None:
+        folder, _, name = os.readlink(f"/proc/self/fd/{fd}").rpartition("/")
+        disk = self._disks.get(folder)
+        if disk is None or name not in disk.disk.names:
+            return None
+        return _Open(disk, disk._life, name, disk.disk.names[name], False)
+
+    def _write(self, fd: int, data: bytes, offset: int) -> int:
+        file = self._open(fd)
+        if file is None:
+            return self._pwrite(fd, data, offset)
+        written = 0
+
+        def original(part: bytes) -> int:
+            nonlocal written
+            written = self._pwrite(fd, part, offset)
+            return vfs.OK
+
+        _raise(file.write(offset, bytes(data), original))
+        return written
+
+    def _sync(self, fd: int) -> None:
+        file = self._open(fd)
+        if file is None:
+            self._fsync(fd)
+            return
+
+        def original() -> int:
+            self._fsync(fd)
+            return vfs.OK
+
+        _raise(file.sync(original))
+
+
+def _raise(code: int) -> None:
+    if code != vfs.OK:
+        number = errno.ENOSPC if code == FULL else errno.EIO
+        raise OSError(number, os.strerror(number))
+
+
+_python = _Beside()
 
 
 def _syncs_folder(flags: int) -> bool:
