@@ -225,7 +225,8 @@ class MadeUp:
 
     # ---- leaders
 
-    def lead(self, why: str = "start") -> None:
+    def lead(self, why: str = "start", alive: bool = False) -> None:
+        """Another leader. alive: the one before it is, and comes to learn of it."""
         before = self.leader
         old = self.epoch
         self.epoch += self.chance.choice((1, 1, 2))
@@ -234,7 +235,7 @@ class MadeUp:
         life = 1
         self.write(self.leader, "elected", life, epoch=self.epoch, term=self.term, why=why)
         self.write(self.leader, "fence", life, epoch=self.epoch, term=self.term, tail=self.position(self.tail))
-        if old and self.chance.random() < 0.5:
+        if alive:
             self.write(before, "append", epoch=old, first=self.tail + 1, last=self.tail + 2, outcome="fenced")
             self.write(before, "deposed", epoch=old, why="fenced")
 
@@ -243,11 +244,12 @@ class MadeUp:
         kind = chance.choice(("leader", "leader", "publisher", "reader", "reader", "reader", "trim", "trim"))
         if kind == "leader":
             self.faults += 1
+            freeze = chance.random() < 0.5
             self.write(
-                "nemesis", "fault", id=self.faults, kind="kill-leader", target=self.leader, on={},
-                expects=["leader-changed"],
+                "nemesis", "fault", id=self.faults, kind="freeze-leader" if freeze else "kill-leader",
+                target=self.leader, on={}, expects=["leader-changed"],
             )  # fmt: skip
-            self.lead("process gone")
+            self.lead("silent" if freeze else "process gone", alive=freeze)
             self.write("nemesis", "effect", id=self.faults, what="leader-changed")
             self.write("nemesis", "over", id=self.faults)
         elif kind == "publisher":
@@ -329,6 +331,7 @@ class MadeUp:
                 self.write("store", "entry", **entry.facts())
         if chance.random() < 0.1:
             self.write(self.leader, "append", outcome="append-outcome-unknown", **facts)
+            self.write(self.leader, "deposed", epoch=self.epoch, why="append-outcome-unknown")
             self.lead("outcome unknown")
         else:
             self.write(self.leader, "append", outcome="stored", **facts)

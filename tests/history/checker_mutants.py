@@ -50,7 +50,14 @@ COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Is: (ast.IsNot,),
     ast.IsNot: (ast.Is,),
 }
-NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "bisect_left": "bisect_right", "bisect_right": "bisect_left"}
+NAMES = {
+    "min": "max",
+    "max": "min",
+    "any": "all",
+    "all": "any",
+    "bisect_left": "bisect_right",
+    "bisect_right": "bisect_left",
+}
 
 
 @dataclass
@@ -101,7 +108,9 @@ def variants(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], ast.AST]]
 def _fresh(node: ast.Assign | ast.AugAssign) -> bool:
     """Names that are bound here for the first time: without it there is only a NameError."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    return isinstance(node, ast.Assign) and not any(isinstance(target, ast.Attribute | ast.Subscript) for target in targets)
+    return isinstance(node, ast.Assign) and not any(
+        isinstance(target, ast.Attribute | ast.Subscript) for target in targets
+    )
 
 
 def _set(name: str, value: Any) -> Callable[[ast.AST], ast.AST]:
@@ -143,7 +152,14 @@ def told_only(tree: ast.AST) -> set[int]:
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("found.say", "_say", "_gap", "Findings")):
             for part in (*node.args, *node.keywords):
                 skip(part)
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("about", "says", "mine", "what", "where", "parts"):
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
+            "about",
+            "says",
+            "mine",
+            "what",
+            "where",
+            "parts",
+        ):
             skip(node)
         elif isinstance(node, ast.AnnAssign):
             skip(node.annotation)
@@ -283,7 +299,9 @@ def _rebound_view(made_log: types.ModuleType) -> types.ModuleType:
     return made
 
 
-def run(parts: list[str], seeds: int = 24, show: Callable[[str], None] = lambda line: None) -> dict[str, tuple[int, int, int]]:
+def run(
+    parts: list[str], seeds: int = 24, show: Callable[[str], None] = lambda line: None
+) -> dict[str, tuple[int, int, int]]:
     """For each part: mutants, killed, explained. What survives unexplained is shown."""
     histories = bank(seeds)
     small = bank(max(2, seeds // 4))
