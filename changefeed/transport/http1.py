@@ -64,6 +64,14 @@ class Head:
             raise BadHead(400, "Sec-WebSocket-Key must be 16 bytes in base64")
         if not self.headers.get("host"):
             raise BadHead(400, "the header Host is missing")
+        # The library decodes these, and fails with an error of its own for what it cannot.
+        try:
+            self.headers["host"].encode("latin-1").decode("idna")
+        except UnicodeError:
+            raise BadHead(400, "the header Host names no host") from None
+        for name in ("connection", "sec-websocket-protocol", "sec-websocket-extensions"):
+            if not self.headers.get(name, "").isascii():
+                raise BadHead(400, f"the header {name.title()} must be ASCII")
 
     @property
     def subprotocols(self) -> tuple[str, ...]:

@@ -114,13 +114,17 @@ GARBAGE = {
     "no host": UPGRADE.replace(b"Host: x\r\n", b""),
     "a posted upgrade": UPGRADE.replace(b"GET", b"POST"),
     "another upgrade": UPGRADE.replace(b"Upgrade: websocket", b"Upgrade: h2c"),
+    "a host that is no name": UPGRADE.replace(b"Host: x", b"Host: xn--99999999999999"),
+    "a host beyond ASCII": UPGRADE.replace(b"Host: x", b"Host: \xe4"),
+    "a sub-protocol beyond ASCII": UPGRADE.replace(b"one.v1", b"one.v1, \xe4"),
+    "extensions beyond ASCII": UPGRADE.replace(b"Upgrade: w", b"Sec-WebSocket-Extensions: \xa0\r\nUpgrade: w"),
     "an old HTTP": UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0"),
 }
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-async def test_garbage_instead_of_a_request(what: str) -> None:
-    """Each gets an HTTP error or nothing, is let go, and harms nobody."""
+async def test_garbage_instead_of_a_request(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Each gets an HTTP error or nothing, is let go, and harms nobody; what peers do is no news."""
     async with open_port() as port:
         stream = await port.raw()
         try:
@@ -132,6 +136,7 @@ async def test_garbage_instead_of_a_request(what: str) -> None:
         stream.socket.close()
         await port.check()
         await port.empty()
+    assert not caplog.records
 
 
 def frame(first: int, payload: bytes, mask: bytes | None = b"\0\0\0\0", size: int | None = None) -> bytes:

@@ -23,7 +23,7 @@ import trio
 from changefeed.batch import Entry, Tail
 from changefeed.change import NO_TERM, FeedSettings
 from changefeed.errors import ChangefeedError, LogUnavailable
-from changefeed.log import Fence, Look, sqlite, sqlite_file, sqlite_io
+from changefeed.log import Fence, Look, sqlite, sqlite_file, sqlite_io, sqlite_read, sqlite_write
 from changefeed.log.memory import Faults
 from changefeed.log.sqlite import SqliteFeedLog
 from changefeed.log.sqlite_file import FeedFile
@@ -231,15 +231,11 @@ def quiet_world(seed: int, place: SqlitePlace) -> Iterator[None]:
     def touched(log: SqliteFeedLog) -> object:
         return place.writes
 
-    clock = SimpleNamespace(monotonic=monotonic, sleep=sleep)
+    instead = {"time": SimpleNamespace(monotonic=monotonic, sleep=sleep), "random": chance, "disk_room": room}
+    modules = (sqlite, sqlite_file, sqlite_io, sqlite_read, sqlite_write)
     with ExitStack() as stack:
-        for target, name, value in (
-            (os, "urandom", chance.randbytes),
-            (sqlite_file, "time", clock),
-            (sqlite_io, "time", clock),
-            (sqlite_file, "random", chance),
-            (sqlite_file, "disk_room", room),
-            (sqlite.SqliteFeedLog, "_touched", touched),
-        ):
-            stack.enter_context(patch.object(target, name, value))
+        stack.enter_context(patch.object(os, "urandom", chance.randbytes))
+        stack.enter_context(patch.object(sqlite.SqliteFeedLog, "_touched", touched))
+        for module, name in [(module, name) for module in modules for name in instead if name in vars(module)]:
+            stack.enter_context(patch.object(module, name, instead[name]))
         yield
