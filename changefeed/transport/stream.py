@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket as stdlib_socket
 import struct
 from typing import Final
 
 import trio
 
 from changefeed.transport import Message
+from changefeed.transport.bytestreams import ByteStream
 
 #: After so many sends that went through at once, or so many bytes, other tasks get their turn.
 YIELD_SENDS: Final = 16
@@ -22,7 +21,7 @@ class FrameStream(trio.abc.Stream):
     are written one after the other. After `discard()` what arrives is read and thrown away, so that a peer in the
     middle of something too large still takes our close frame instead of a reset."""
 
-    def __init__(self, stream: trio.SocketStream, head: bytes = b"", rest: bytes = b"") -> None:
+    def __init__(self, stream: ByteStream, head: bytes = b"", rest: bytes = b"") -> None:
         self.ended = trio.Event()
         self._stream = stream
         # Bytes already read: the head is given back at once; the rest, and what is in the socket, after `release()`.
@@ -32,6 +31,7 @@ class FrameStream(trio.abc.Stream):
         if not head:
             self._released.set()
         self._writing = trio.StrictFIFOLock()
+        self._write_now = stream.write_now  # not when somebody else is writing
         self._discarding = False
         self._sends = 0
         self._bytes = 0
@@ -78,16 +78,11 @@ class FrameStream(trio.abc.Stream):
         """Let go of the socket; the kernel still sends what it has taken. Idempotent."""
         self.ended.set()
         self._released.set()
-        self._stream.socket.close()
+        self._stream.close()
 
     def abort(self) -> None:
         """Reset the connection: neither end's kernel sends or keeps anything more. Idempotent."""
-        if self._stream.socket.fileno() != -1:
-            try:
-                linger = struct.pack("ii", 1, 0)
-                self._stream.socket.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
-            except OSError:
-                pass  # the connection is gone already
+        self._stream.abort()
         self.close()
 
     async def send_frame(self, message: Message) -> None:
@@ -113,18 +108,6 @@ class FrameStream(trio.abc.Stream):
         if self._sends >= YIELD_SENDS or self._bytes >= YIELD_BYTES:
             self._sends = self._bytes = 0
             await trio.lowlevel.checkpoint()
-
-    def _write_now(self, head: bytes, payload: bytes) -> int:
-        """Give the kernel what it takes without waiting; returns how many bytes. Not when somebody else is writing."""
-        fd = self._stream.socket.fileno()
-        if fd == -1:
-            raise trio.ClosedResourceError("this end closed the connection")
-        try:
-            return os.writev(fd, (head, payload))
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise trio.BrokenResourceError(f"the connection broke: {error}") from error
 
 
 def _frame_head(first: int, size: int) -> bytes:
