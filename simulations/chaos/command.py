@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from simulations.chaos import report, sandbox
 from simulations.chaos.kinds import of_numbers
-from simulations.chaos.rounds import Campaign, Options, unavailable
+from simulations.chaos.rounds import Campaign, Options, Result, unavailable
 
 #: What the long row must have (issue 3): how often each kind must have hit.
 LONG: Final = {
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", default="", help="fault numbers or kinds, comma-separated: F2,kill-leader")
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--round-seconds", type=float, default=ROUND_S)
-    made.add_argument("--rate", type=float, default=1200.0, help="changes per second that are submitted")
+    made.add_argument("--rate", type=float, default=1600.0, help="changes per second that are submitted")
     made.add_argument("--scale", type=float, default=1.0, help="of the counts of --until-counts")
     made.add_argument("--keep", type=Path, help="folder for rounds that were not clean (default: a temporary one)")
     made.add_argument("--loopback", action="store_true", help="without namespaces of its own, on loopback")
@@ -59,12 +59,13 @@ def main(arguments: list[str]) -> int:
     if not sandbox.inside():
         print(f"without a network of its own: {missing}", flush=True)
     signal.signal(signal.SIGTERM, _interrupt)
-    campaign = Campaign(folder=asked.keep)
+    campaign = Campaign(folder=asked.keep, judged=_say)
     cannot = unavailable(campaign, {"zk", "file"} if asked.coordinator == "both" else {asked.coordinator})
     targets = {name: count for name, count in wanted.items() if name not in cannot}
     interrupted = False
     try:
         _campaign(campaign, asked, only, targets)
+        campaign.wait_judged()
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; what there is:", flush=True)
@@ -77,6 +78,10 @@ def main(arguments: list[str]) -> int:
     if asked.chart:
         asked.chart.write_text(made.svg())
     return 130 if interrupted else int(not made.ok)
+
+
+def _say(result: Result) -> None:
+    print(report.round_line(result), flush=True)
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -93,9 +98,8 @@ def _wanted(asked: argparse.Namespace) -> dict[str, int]:
 
 
 def _campaign(campaign: Campaign, asked: argparse.Namespace, only: frozenset[str], targets: dict[str, int]) -> None:
-    begun, seed = time.monotonic(), asked.seed
+    begun, seed, number = time.monotonic(), asked.seed, 0
     while True:
-        number = len(campaign.results)
         missing = campaign.missing(targets)
         if asked.until_counts:
             late = asked.minutes and time.monotonic() - begun > asked.minutes * 60
@@ -114,6 +118,6 @@ def _campaign(campaign: Campaign, asked: argparse.Namespace, only: frozenset[str
             seed=seed, seconds=asked.round_seconds, coordinator=coordinator, only=only, wanted=wanted,
             per_s=asked.rate, disk=number % 2 == 0,
         )  # fmt: skip
-        result = campaign.run_round(options)
-        print(report.round_line(number + 1, result), flush=True)
+        campaign.run_round(options)
+        number += 1
         seed += 1

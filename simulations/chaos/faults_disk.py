@@ -47,7 +47,7 @@ async def _errors(stage: Stage, step: Step, **switches: int) -> None:
     if not await stage.working() or (leader := stage.leader()) is None:
         return
     before, unknown = stage.epoch(), leader.gauge.get("unknown")
-    async with stage.fault(step.kind, leader.name, ("error-met",), **switches) as doing:
+    async with stage.fault(step.kind, leader.name, ("error-met",), switches=switches) as doing:
         with stage.switched(leader.name, **switches) as page:
             errors = page.get("errors")
             met = await stage.until(lambda: page.get("errors") > errors, PLACE_S)

@@ -1,11 +1,13 @@
-"""Judges one round's history, as a process of its own: `python -m simulations.chaos.judge FOLDER`; prints JSON.
+"""Judges one round's history, as a process of its own: `python -m simulations.chaos.judge HISTORY VERDICT`.
 
-A round's history is hundreds of thousands of records: what they take in memory ends with this process.
+HISTORY: a folder of files *.jsonl; VERDICT: the file to write, JSON. A round's history is hundreds of thousands of
+records: what they take in memory ends with this process. It gives way to the next round, which runs meanwhile.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,4 +41,5 @@ def judged(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    json.dump(judged(Path(sys.argv[1])), sys.stdout)
+    os.nice(10)
+    Path(sys.argv[2]).write_text(json.dumps(judged(Path(sys.argv[1]))))

@@ -46,11 +46,11 @@ class Pauses:
         return {"median_s": self.median, "p99_s": self.p99, "worst_s": self.worst}
 
 
-def round_line(number: int, result: Result) -> str:
+def round_line(result: Result) -> str:
     """One line about a round, and one for each thing that is wrong."""
     counts = result.counts
     lines = [
-        f"round {number} (seed {result.seed}, {result.coordinator}): {'clean' if result.ok else 'NOT CLEAN'}; "
+        f"round {result.seed} ({result.coordinator}): {'clean' if result.ok else 'NOT CLEAN'}; "
         f"{counts['acked-events']} events acknowledged, {counts['leader-changes']} leader changes, "
         f"{counts['faults']} faults, {counts['repeats']} repeats, {counts['fenced-appends']} fenced; "
         f"{result.seconds:.0f} s ({', '.join(f'{name} {took:.0f}' for name, took in result.phases.items())})"

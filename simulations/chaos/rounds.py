@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,8 @@ PAUSE_LIMIT_S: Final = 30.0
 
 @dataclass
 class Result:
-    """What a round came to. broken: the checkers' findings; wrong: what the harness saw itself."""
+    """What a round came to. broken: the checkers' findings; wrong: what the harness saw itself. hits, acked: what is
+    known of it before it is judged: faults by kind that had an effect, changes with a receipt."""
 
     seed: int
     coordinator: str
@@ -50,6 +52,8 @@ class Result:
     effects: dict[str, dict[str, int]] = field(default_factory=dict)
     pauses: dict[str, dict[str, Any]] = field(default_factory=dict)
     folder: str = ""
+    hits: Counter[str] = field(default_factory=Counter)
+    acked: int = 0
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -101,6 +105,7 @@ class Round:
             library=library, per_s=options.per_s,
         )  # fmt: skip
         self.result = Result(options.seed, options.coordinator, folder=str(folder))
+        self._judge: subprocess.Popen[bytes] | None = None
 
     async def run(self) -> Result:
         begun = time.monotonic()
@@ -134,8 +139,8 @@ class Round:
         finally:
             stage.end()
         result.wrong += [*stage.crashes, *stage.wrong]
-        with phase("judge"):
-            await self._judge()
+        result.hits = Counter(doing.kind for doing in stage.doings if set(doing.seen) - {"missed"})
+        result.acked = stage.acked()
         result.seconds = time.monotonic() - begun
         return result
 
@@ -197,23 +202,42 @@ class Round:
         await self._finish(list(self.stage.subscribers.values()), STOP_S)
         await self._finish(list(self.stage.instances.values()), STOP_S)
 
-    async def _judge(self) -> None:
-        """In a process of its own: a history takes a gigabyte of memory."""
-        command = [sys.executable, "-m", "simulations.chaos.judge", str(self.stage.history)]
-        with trio.move_on_after(JUDGE_S):
-            done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, cwd=ROOT)
-            if done.returncode:
-                self.result.wrong.append(f"the judge failed: {done.stderr.decode(errors='replace')[-800:]}")
-                return
-            found = json.loads(done.stdout)
-            self.result.broken = found["broken"]
-            self.result.counts = Counter(found["counts"])
-            self.result.effects = found["effects"]
-            self.result.pauses = found["pauses"]
-            return
-        self.result.wrong.append(f"the history was not judged within {JUDGE_S:g} s")
+    def begin_judging(self) -> None:
+        """In a process of its own, beside the next round: a history takes a gigabyte of memory."""
+        command = [sys.executable, "-m", "simulations.chaos.judge", str(self.stage.history), str(self._verdict)]
+        with (self._folder / "judge.log").open("wb") as said:
+            self._judge = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
 
-    def tidy(self) -> None:
+    @property
+    def _verdict(self) -> Path:
+        return self._folder / "verdict.json"
+
+    def end_judging(self) -> Result:
+        """The verdict is in the result then, and what was clean is gone from the disk."""
+        result, judge = self.result, self._judge
+        assert judge is not None, "nobody judges"
+        try:
+            status = judge.wait(JUDGE_S)
+        except subprocess.TimeoutExpired:
+            result.wrong.append(f"the history was not judged within {JUDGE_S:g} s")
+        else:
+            if status:
+                said = (self._folder / "judge.log").read_text(errors="replace")
+                result.wrong.append(f"the judge failed: {said[-800:]}")
+            else:
+                found = json.loads(self._verdict.read_text())
+                result.broken, result.effects, result.pauses = found["broken"], found["effects"], found["pauses"]
+                result.counts = Counter(found["counts"])
+        self.stop_judging()
+        self._tidy()
+        return result
+
+    def stop_judging(self) -> None:
+        if self._judge is not None:
+            self._judge.kill()
+            self._judge.wait()
+
+    def _tidy(self) -> None:
         """Forget a round that was clean; keep one that was not."""
         if DISK in self.have:
             if not self.result.ok:
@@ -224,17 +248,16 @@ class Round:
 
 
 class Campaign:
-    """Rounds, one after the other, with one network and (for "zk") one ensemble.
+    """Rounds, one after the other, with one network and (for "zk") one ensemble; each is judged while the next runs.
 
-    targets: fault kind (or "acked-events") -> how often, over all rounds. folder: of rounds that were not clean.
+    folder: of rounds that were not clean. judged: told each round's result.
     """
 
-    def __init__(self, *, folder: Path | None = None) -> None:
+    def __init__(self, *, folder: Path | None = None, judged: Callable[[Result], None] = lambda result: None) -> None:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="changefeed-chaos-"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.results: list[Result] = []
         self.hits: Counter[str] = Counter()
-        self.totals: Counter[str] = Counter()
         self.network = Network(sandbox.inside())
         self.network.begin()
         self.own_clocks = sandbox.inside() and sandbox.time_namespaces()
@@ -245,8 +268,12 @@ class Campaign:
         except RuntimeError as error:
             self.no_shim = str(error)
         self._ensemble: ZookeeperEnsemble | None = None
+        self._judging: Round | None = None
+        self._judged = judged
 
     def close(self) -> None:
+        if self._judging is not None:
+            self._judging.stop_judging()
         if self._ensemble is not None:
             self._ensemble.close()
         if all(result.ok for result in self.results):
@@ -261,8 +288,8 @@ class Campaign:
             self._ensemble.start()
         return self._ensemble
 
-    def run_round(self, options: Options) -> Result:
-        """One round, judged and counted."""
+    def run_round(self, options: Options) -> None:
+        """One round; it is counted at once, and judged later."""
         folder = self.folder / f"round-{options.seed}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -276,17 +303,22 @@ class Campaign:
             raise
         finally:
             one.stage.end()
-        one.tidy()
-        self.results.append(result)
-        self.totals.update(result.counts)
-        for kind, seen in result.effects.items():
-            self.hits[kind] += seen["hit"]
-        return result
+        self.hits.update(result.hits)
+        self.hits["acked-events"] += result.acked
+        self.wait_judged()
+        self._judging = one
+        one.begin_judging()
+
+    def wait_judged(self) -> None:
+        """Until the newest round has its verdict."""
+        if self._judging is not None:
+            judging, self._judging = self._judging, None
+            self.results.append(judging.end_judging())
+            self._judged(self.results[-1])
 
     def missing(self, targets: Mapping[str, int]) -> dict[str, int]:
         """What is still wanted."""
-        had = {**self.hits, "acked-events": self.totals["acked-events"]}
-        return {name: count - had.get(name, 0) for name, count in targets.items() if had.get(name, 0) < count}
+        return {name: count - self.hits[name] for name, count in targets.items() if self.hits[name] < count}
 
 
 def unavailable(campaign: Campaign, coordinators: set[str]) -> dict[str, str]:

@@ -104,7 +104,7 @@ class Stage:
         self.switches: dict[str, Switches] = {}
         self.ports = {name: PORT if network.own else free_port() for name in INSTANCES}
         self._library = library
-        self._faults = 0
+        self.doings: list[Doing] = []
         self.instances = {name: self._instance(name) for name in INSTANCES}
         self.proxy = self._proxy()
         self.publishers = self._publishers(per_s)
@@ -300,9 +300,9 @@ class Stage:
         self, kind: str, target: str, expects: tuple[str, ...], hold: tuple[str, ...] = (), **on: Any
     ) -> AsyncIterator[Doing]:
         """Record a fault from its beginning to its end; the supervisor leaves the nodes in `hold` alone meanwhile."""
-        self._faults += 1
         may_miss = () if kind in MUST_HIT else ("missed",)
-        doing = Doing(f"f{self._faults}", kind, self)
+        doing = Doing(f"f{len(self.doings) + 1}", kind, self)
+        self.doings.append(doing)
         self.held.update(hold)
         # A fault may meet nothing (the leader was just replaced); those are counted apart.
         self.records.write("fault", id=doing.id, kind=kind, target=target, on=on, expects=[*expects, *may_miss])
