@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from changefeed.change import check_feed_name
+from changefeed.change import FeedSettings, check_feed_name
 from changefeed.coordination import Coordinator, Member
 from changefeed.coordination.urls import open_coordinator
 from changefeed.errors import (
@@ -235,14 +235,14 @@ class Instance:
 
         while True:
             try:
-                log = await self.store.open(feed)
+                log, declared = await self._open_log(feed)
             except ChangefeedError as error:
                 if untold and not isinstance(error, LogReplaced | LogDamaged | LogFormatUnknown):
                     raise
                 self._problem(feed, error)
             else:
                 try:
-                    await self._run_node(feed, log, tell)
+                    await self._run_node(feed, log, declared, tell)
                 finally:
                     with trio.CancelScope(shield=True):
                         await log.aclose()
@@ -252,13 +252,23 @@ class Instance:
                 # A node that begins now would only stand for election.
                 return
 
-    async def _run_node(self, feed: str, log: FeedLog, started: Callable[[], None]) -> None:
+    async def _open_log(self, feed: str) -> tuple[FeedLog, FeedSettings]:
+        """The feed's log, and its settings. Raises what the log says."""
+        log = await self.store.open(feed)
+        try:
+            return log, await log.settings()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await log.aclose()
+            raise
+
+    async def _run_node(self, feed: str, log: FeedLog, declared: FeedSettings, started: Callable[[], None]) -> None:
         """One node, until its log fails or a fault of ours ends it; either is said in `problem`."""
         node: FeedNode | None = None
         try:
             node = FeedNode(
                 log=log,
-                declared=await log.settings(),
+                declared=declared,
                 coordinator=self.coordinator,
                 network=self._network,
                 member=self._member,

@@ -98,3 +98,24 @@ async def test_a_fault_of_ours_in_one_feed_ends_neither_the_instance_nor_its_oth
         assert await events_of(instance, "napi", 1) == ["meanwhile"]
 
     assert "a bug" in caplog.text
+
+
+async def test_a_log_that_is_replaced_while_it_is_opened_is_opened_again(
+    autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between its opening and the reading of its settings: that is the world's doing, told without a traceback."""
+    place = MemoryPlace()
+    given = parts(MemoryNetwork(), place, MemoryCoordination(), "a")
+    replaced: list[str] = []
+
+    async def replace_once(point: str, feed: str) -> None:
+        if point == "settings" and not replaced:
+            replaced.append(feed)
+            place.put_back(place.copy())
+
+    given["log"].hook = replace_once
+    async with open_instance(["vmapi"], **given) as instance:
+        with trio.fail_after(10):
+            await instance.wait_ready()
+        assert instance.leads("vmapi") and replaced == ["vmapi"]
+    assert [record for record in caplog.records if record.exc_info] == []
