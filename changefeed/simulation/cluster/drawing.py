@@ -58,6 +58,18 @@ SHARED_KINDS: Final = (
 #: What is done to a client.
 CLIENT_KINDS: Final = ("kill-client", "freeze-client", "cut-client", "slow-reader")
 KINDS: Final = INSTANCE_KINDS + SHARED_KINDS + CLIENT_KINDS
+#: Kinds that are on more often than the others: the bugs that somebody could write hide behind these (mutants.md).
+OFTEN: Final = {
+    "kill": 2,
+    "freeze": 4,
+    "isolate": 4,
+    "kill-at": 2,
+    "unknown-append": 2,
+    "slow-append": 2,
+    "kill-client": 4,
+    "put-back": 2,
+    "quorum": 2,
+}
 
 #: Named steps of the production code at which a process is killed or frozen: traces, and calls of the log.
 POINTS: Final = (
@@ -163,13 +175,24 @@ def _cursors(chance: random.Random, options: dict[str, Any]) -> None:
                 reader["fails"] = chance.randint(1, 12)
 
 
+def _kinds(chance: random.Random) -> list[str]:
+    """One to four kinds, each at most once."""
+    pool = [kind for kind in KINDS for _ in range(OFTEN.get(kind, 1))]
+    kinds: list[str] = []
+    for _ in range(chance.choice((1, 2, 2, 3, 4))):
+        kind = chance.choice(pool)
+        if kind not in kinds:
+            kinds.append(kind)
+    return kinds
+
+
 def _steps(chance: random.Random, options: dict[str, Any]) -> tuple[Step, ...]:
-    kinds = chance.sample(KINDS, chance.choice((1, 2, 2, 3, 4)))
+    kinds = _kinds(chance)
     instances = NAMES[: options["instances"]]
     clients = [*options["publishers"], *(reader["who"] for reader in options["readers"])]
     steps: list[Step] = []
     at = BEGIN_S + 0.5 * chance.random()
-    for _ in range(chance.choice((1, 2, 2, 3, 3, 4))):
+    for _ in range(chance.choice((1, 2, 3, 3, 4, 5))):
         kind = chance.choice(kinds)
         if kind == "put-back" and any(step.kind == kind for step in steps):
             continue
