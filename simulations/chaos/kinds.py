@@ -71,7 +71,7 @@ _KINDS: Final = (
     _kind("disk-full", "F15", LEADER, "the log's disk is full", DISK, lasts=(0.5, 2.0), expects=("refused-full",)),
     _kind("store-cut", "F3", LEADER, "the leader alone is cut off from the log: every call fails", SHIM,
           lasts=(2.0, 4.0), expects=("error-met",)),
-    _kind("store-hang", "F3 F12", LEADER, "the leader alone gets no answer from the log", SHIM, lasts=(2.0, 4.5),
+    _kind("store-hang", "F3 F12", LEADER, "the leader alone gets no answer from the log", SHIM, lasts=(2.0, 7.0),
           expects=("hung",)),
     _kind("lock-held", "F12", LEADER, "a stranger, frozen, holds the log's lock: nobody can write", lasts=(0.8, 2.5),
           expects=("nothing-stored",)),
