@@ -36,7 +36,10 @@ PROCESS_KINDS: Final = (
     "slow-append",
     "unknown-append",
 )
-KINDS: Final = tuple(dict.fromkeys((*cluster.KINDS, *BYTE_KINDS, *DISK_KINDS)))
+#: Of the cluster tier's kinds, those that a SQLite log does not know as they are meant there: a copy of its files that
+#: is put back under running processes.
+LEFT_OUT: Final = frozenset({"put-back"})
+KINDS: Final = tuple(dict.fromkeys((*(kind for kind in cluster.KINDS if kind not in LEFT_OUT), *BYTE_KINDS, *DISK_KINDS)))
 #: What a hostile client does (strangers.py), and what a stranger at an instance's port answers.
 MANNERS: Final = (
     "noise",
@@ -70,7 +73,8 @@ def draw(seed: int) -> Plan:
     options["json"] = [who for who in clients if chance.random() < 0.35]
     steps = _steps(chance, options, clients)
     if chance.random() < 0.4:
-        kept = [step for step in base.steps if chance.random() < 0.6 and step.at < cluster.BEGIN_S + options["chaos_s"]]
+        end = cluster.BEGIN_S + options["chaos_s"]
+        kept = [step for step in base.steps if chance.random() < 0.6 and step.at < end and step.kind in KINDS]
         steps = sorted([*steps, *kept], key=lambda step: step.at)
     options["disk"] = any(step.kind in DISK_KINDS for step in steps)
     return Plan(tuple(steps), tuple(options.items()))

@@ -133,7 +133,7 @@ class Threads(Faults):
         passed: Callable[[str], None],
     ) -> None:
         super().__init__()
-        self.dead = False
+        self.killed = False
         self._place = place
         self._archive = archive
         self._chance = chance
@@ -187,7 +187,7 @@ class Threads(Faults):
         return result
 
     def _check_alive(self) -> None:
-        if self.dead:
+        if self.killed:
             raise LogUnavailable("this process was killed")
 
     async def _step(self, point: str) -> None:
@@ -201,7 +201,7 @@ class Threads(Faults):
 
     def kill(self) -> None:
         """As SIGKILL: a call that has not begun never will; one that is over is not told of."""
-        self.dead = True
+        self.killed = True
         for scope in list(self._under_way):
             scope.shield = False
             scope.cancel()

@@ -12,6 +12,7 @@ import trio
 from changefeed.simulation.cluster import tier as cluster_tier
 from changefeed.simulation.cluster.judge import judge
 from changefeed.simulation.cluster.recording import Recorder
+from changefeed.simulation.cluster.tripwires import tripwires
 from changefeed.simulation.cluster.virtual import run_virtually
 from changefeed.simulation.disk import RecordedDisk, seed_sqlite
 from changefeed.simulation.plan import Plan
@@ -53,6 +54,7 @@ class StackTier:
             stack.callback(place.remove)
             stack.enter_context(sightings.watching())
             stack.enter_context(cluster_tier.overheard(faults, logging.WARNING))
+            stack.enter_context(tripwires())
             stack.enter_context(quiet_world(seed, place))
             disk: RecordedDisk | None = None
             if plan.option("disk"):
