@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from changefeed.log.postgresql.connections import Server
 from changefeed.log.postgresql.layout import lay_out
 from changefeed.testing.postgresql_server import PostgresqlServer
+
+# Tests are imported by path, not as a package: this lets them share outbox_hand.py.
+sys.path.insert(0, str(Path(__file__).parent))
 
 _numbers = itertools.count(1)
 

@@ -10,31 +10,19 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+from outbox_hand import FEED, feed_log, ids, take
 
-from changefeed.batch import Entry, Tail, batch_digest, chain
 from changefeed.change import FeedSettings, Resource
 from changefeed.errors import TailMoved
 from changefeed.instance import Instance, open_instance
-from changefeed.log import OUTBOX, FeedLog
-from changefeed.log.urls import open_log
+from changefeed.log import OUTBOX
 from changefeed.settings import Settings
 from changefeed.testing.log_scribe import Scribe, everything
 from changefeed.testing.postgresql_server import PostgresqlServer
-from changefeed.wire.changes import decode_change, split
 
 pytestmark = pytest.mark.postgresql
 
-FEED = "vmapi"
 PUBLISH = "SELECT changefeed.publish(%s, %s, %s, %s, %s, %s::jsonb, version => %s, meta => %s::jsonb)"
-
-
-@asynccontextmanager
-async def feed_log(database: str) -> AsyncIterator[FeedLog]:
-    store = open_log(database)
-    log = await store.open(FEED)
-    yield log
-    await log.aclose()
-    await store.aclose()
 
 
 def connect(database: str) -> psycopg.Connection[Any]:
@@ -44,35 +32,6 @@ def connect(database: str) -> psycopg.Connection[Any]:
 def put(connection: psycopg.Connection[Any], id: str, op: str = "update", body: str | None = None, **more: Any) -> None:
     values = (FEED, "vm", id, op, more.get("fields"), body, more.get("version"), more.get("meta"))
     connection.execute(PUBLISH, values)
-
-
-async def take(log: FeedLog, scribe: Scribe, bytes_max: int = 2**23) -> list[list[Any]]:
-    """Move what waits by one append, as a leader does; the groups, as changes."""
-    assert log.outbox is not None
-    moved = await log.outbox.waiting(bytes_max)
-    if moved is None:
-        return []
-    entry = scribe.entry(OUTBOX, 7, moved.sizes)
-    before = entry.seq - 1
-    look = await log.look()
-    entry = replace(entry, payload=moved.payload, batch_digest=batch_digest(moved.sizes, moved.payload))
-    entry = replace(entry, digest=chain(look.tail.digest, log.lineage, entry))
-    scribe.tail = Tail(entry.last_seq, entry.epoch, entry.term, entry.digest, entry.time)
-    await log.outbox.append(scribe.epoch, scribe.term, before, [entry], moved)
-    return groups(entry)
-
-
-def groups(entry: Entry) -> list[list[Any]]:
-    changes = [decode_change(data) for data in split(entry.payload)]
-    found = []
-    for size in entry.sizes:
-        found.append(changes[:size])
-        changes = changes[size:]
-    return found
-
-
-def ids(taken: list[list[Any]]) -> list[list[str]]:
-    return [[change.id for change in group] for group in taken]
 
 
 async def test_a_transaction_is_one_group_with_all_that_was_said(database: str) -> None:

@@ -16,7 +16,7 @@ from changefeed.log.postgresql.connections import INIT_HINT, Link, Server
 
 LAYOUT: Final = 1
 #: What makes each layout of the one before (of nothing, for the first).
-_SCRIPTS: Final = {1: ("layout_1.sql", "outbox_1.sql")}
+_SCRIPTS: Final = {1: ("layout_1.sql", "outbox_1.sql", "capture_1.sql")}
 #: pg_advisory_xact_lock: two that lay out at once do it one after the other.
 _LOCK: Final = 0x63686664
 
