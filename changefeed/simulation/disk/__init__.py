@@ -3,7 +3,12 @@
     model.py       what a disk holds after some steps, and what may survive a loss of power then (pure)
     sqlite_vfs.py  between SQLite and the files: a VFS, through ctypes, in the library that Python's sqlite3 uses
     recorded.py    RecordedDisk: the two together, for one folder
+    tree.py        RecordedTree: the same for files that are written with Python's own functions
     in_place.py    the store's blocking calls without threads, for runs that must be the same each time
+    workload.py    what a leader and its followers do to the log, what each was told, and what a log may hold then
+    judge.py       opens a log that a loss of power has left, and says what is wrong with it
+    losses.py      many losses of power of one run, also with something taken away that makes the log durable
+    failures.py    what if the k-th disk call fails: every call of the log, at every one of its disk calls
 
 The production store (`sqlite:FOLDER`) runs on it unchanged:
 
@@ -18,12 +23,12 @@ The production store (`sqlite:FOLDER`) runs on it unchanged:
 wanted. Several disks at once: one per folder. Files elsewhere cost one look at their folder's name when they are
 opened; files of the folder cost about 5 µs per write. No task, thread or timer is involved.
 
-In a simulated run: `with calls_in_place(), RecordedDisk(folder, chance=...)`, and `seed_sqlite(seed)` once before it,
-so that also the salts in the write-ahead log are the same each time. Put the folder on a tmpfs if there is one: syncs
-are really done.
+In a simulated run: the store takes `run_sync=run_in_place`, so that no thread is involved, and `seed_sqlite(seed)`
+once before it makes also the salts in the write-ahead log the same each time. Put the folder on a tmpfs if there is
+one: syncs are really done.
 """
 
-from changefeed.simulation.disk.in_place import calls_in_place
+from changefeed.simulation.disk.in_place import calls_in_place, run_in_place
 from changefeed.simulation.disk.model import Disk, Manner
 from changefeed.simulation.disk.recorded import Call, Fault, Loss, RecordedDisk
 from changefeed.simulation.disk.sqlite_vfs import NoSharedSqlite, seed_sqlite
@@ -37,5 +42,6 @@ __all__ = [
     "NoSharedSqlite",
     "RecordedDisk",
     "calls_in_place",
+    "run_in_place",
     "seed_sqlite",
 ]

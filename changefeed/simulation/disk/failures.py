@@ -20,7 +20,6 @@ import trio
 
 from changefeed.errors import AppendOutcomeUnknown, ChangefeedError, LogFull, LogUnavailable
 from changefeed.log.memory import MemoryPlace
-from changefeed.simulation.disk.in_place import calls_in_place
 from changefeed.simulation.disk.judge import Wrong, compare, go_on, recover
 from changefeed.simulation.disk.recorded import (
     CANTOPEN,
@@ -115,14 +114,13 @@ def fail_each(call: str, seed: int, scratch: str | None = None, *, every: int = 
     every-th of these failures, counted from one by the seed. Raises NoSharedSqlite."""
     found: list[Failed] = []
     number = case = 0
-    with calls_in_place():
-        while (met := trio.run(_meet, call, number, seed, scratch)) is not None:
-            what, after = met
-            for fault in FAULTS[what]:
-                case += 1
-                if (case + seed) % every == 0:
-                    found.append(trio.run(_fail, call, number, fault, after, seed, scratch))
-            number += 1
+    while (met := trio.run(_meet, call, number, seed, scratch)) is not None:
+        what, after = met
+        for fault in FAULTS[what]:
+            case += 1
+            if (case + seed) % every == 0:
+                found.append(trio.run(_fail, call, number, fault, after, seed, scratch))
+        number += 1
     return found
 
 

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import trio
 import trio.to_thread
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-@contextmanager
-def calls_in_place() -> Iterator[None]:
-    """While this is entered, `trio.to_thread.run_sync` runs its function at once, in the task that calls it.
+async def run_in_place(
+    call: Callable[[*Ts], T],
+    /,
+    *arguments: *Ts,
+    limiter: trio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> T:
+    """In place of `trio.to_thread.run_sync`: runs the function at once, in the task that calls it.
 
     Limiters are waited for as ever, so calls have their turns; a call is one step between two checkpoints. No time
     passes in it, virtual or not. Not for functions that wait for another task.
     """
+    await trio.lowlevel.checkpoint()
+    if limiter is None:
+        return call(*arguments)
+    async with limiter:
+        return call(*arguments)
+
+
+@contextmanager
+def calls_in_place() -> Iterator[None]:
+    """While this is entered, whoever calls `trio.to_thread.run_sync` gets `run_in_place`. For code that cannot be given
+    it; the SQLite store takes it as `run_sync`."""
     threads = trio.to_thread.run_sync
-
-    async def run_sync(
-        function: Callable[..., T],
-        *arguments: Any,
-        thread_name: str | None = None,
-        abandon_on_cancel: bool = False,
-        cancellable: bool | None = None,
-        limiter: trio.CapacityLimiter | None = None,
-    ) -> T:
-        await trio.lowlevel.checkpoint()
-        if limiter is None:
-            return function(*arguments)
-        async with limiter:
-            return function(*arguments)
-
-    trio.to_thread.run_sync = run_sync  # type: ignore[assignment]
+    trio.to_thread.run_sync = run_in_place  # type: ignore[assignment]
     try:
         yield
     finally:

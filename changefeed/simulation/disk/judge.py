@@ -15,6 +15,7 @@ from changefeed.log.memory import MemoryFeedLog, MemoryPlace
 from changefeed.log.sqlite import SqliteFeedLog, SqliteLogStore
 from changefeed.log.verify import verify_log
 from changefeed.ports import SeededEntropy, World
+from changefeed.simulation.disk.in_place import run_in_place
 from changefeed.simulation.disk.model import Manner, draw_manner
 from changefeed.simulation.disk.recorded import RecordedDisk, lay_out, survived
 from changefeed.simulation.disk.workload import FEED, SETTINGS, Act, Life, Timeline, Witness
@@ -77,7 +78,8 @@ async def recover(disk: RecordedDisk, allowed: Allowed, shown: int, seed: str) -
     what it must be.
     """
     create = None in allowed
-    store = SqliteLogStore("sqlite:", disk.folder, SETTINGS, world=World(entropy=SeededEntropy(seed)))
+    world = World(entropy=SeededEntropy(seed))
+    store = SqliteLogStore("sqlite:", disk.folder, SETTINGS, world=world, run_sync=run_in_place)
     try:
         log = await store.open(FEED, create=create)
     except ChangefeedError as error:
@@ -87,9 +89,8 @@ async def recover(disk: RecordedDisk, allowed: Allowed, shown: int, seed: str) -
         wrong, place = await compare(log, allowed, shown)
     except ChangefeedError as error:
         wrong, place = [Wrong("damaged", f"the log cannot be read: {error}")], None
-    finally:
-        await log.aclose()
     if wrong or place is None:
+        await log.aclose()
         return wrong, None
     life = Life(disk, seed, place.copy())
     if create:
@@ -97,7 +98,12 @@ async def recover(disk: RecordedDisk, allowed: Allowed, shown: int, seed: str) -
         life.timeline.before = None
         life.timeline.acts.append(Act("open", 0, opened, place.copy(), changes=True))
     try:
-        await life.begin()
+        # Some open the log and go on with it; others only look, close it, and two processes open it after them.
+        if life.chance.random() < 0.5:
+            await life.take_over([log])
+        else:
+            await log.aclose()
+            await life.begin()
         await go_on(life)
     except (ChangefeedError, AssertionError) as error:
         wrong.append(Wrong("onwards", f"the log cannot be gone on with: {error}"))

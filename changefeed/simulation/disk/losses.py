@@ -18,9 +18,10 @@ from multiprocessing import get_context
 from typing import Any, Final
 
 import trio
+import trio.to_thread
 
 from changefeed.log import sqlite_file
-from changefeed.simulation.disk.in_place import calls_in_place
+from changefeed.simulation.disk.in_place import run_in_place
 from changefeed.simulation.disk.judge import Point, judge_point
 from changefeed.simulation.disk.recorded import RecordedDisk
 from changefeed.simulation.disk.sqlite_vfs import seed_sqlite
@@ -107,8 +108,8 @@ def search(
     with tempfile.TemporaryDirectory(prefix="power-loss-", dir=scratch) as folder:
         seed_sqlite(seed)
         disk = RecordedDisk(os.path.join(folder, "log"), keep=True, lies=_LIES.get(away))
-        life = Life(disk, str(seed))
-        with disk, nullcontext() if beside else calls_in_place(), synchronous(level) if level else nullcontext():
+        life = Life(disk, str(seed), run_sync=trio.to_thread.run_sync if beside else run_in_place)
+        with disk, synchronous(level) if level else nullcontext():
             trio.run(lambda: run_life(life, commits, beside=beside))
         unlike = disk.unlike()
         assert not unlike, f"something wrote past SQLite's calls: {', '.join(unlike)} differ from what was recorded"
@@ -129,11 +130,10 @@ def _judge_all(
     progress: Callable[[int, int], None],
 ) -> list[Point]:
     def judge(some: Sequence[int]) -> list[Point]:
-        with calls_in_place():
-            return [
-                trio.run(lambda at=at: judge_point(disk, life.timeline, at, str(seed), folder))  # type: ignore[misc]
-                for at in some
-            ]
+        async def judge_some() -> list[Point]:
+            return [await judge_point(disk, life.timeline, at, str(seed), folder) for at in some]
+
+        return trio.run(judge_some)
 
     parts = [boundaries[i : i + PART] for i in range(0, len(boundaries), PART)]
     points: list[Point] = []

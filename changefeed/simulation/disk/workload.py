@@ -18,9 +18,10 @@ import trio
 from changefeed.batch import Entry
 from changefeed.log import FeedLog, Fence, Look
 from changefeed.log.memory import MemoryFeedLog, MemoryLogStore, MemoryPlace
-from changefeed.log.sqlite import SqliteFeedLog, SqliteLogStore
+from changefeed.log.sqlite import RunSync, SqliteFeedLog, SqliteLogStore
 from changefeed.ports import SeededEntropy, World
 from changefeed.settings import Settings
+from changefeed.simulation.disk.in_place import run_in_place
 from changefeed.simulation.disk.recorded import RecordedDisk
 from changefeed.testing.log_scribe import Scribe
 
@@ -96,6 +97,8 @@ class Life:
     place: MemoryPlace = field(default_factory=MemoryPlace)
     #: Which of the handles leads, always; None: by chance.
     leader: int | None = None
+    #: How the store's blocking calls run: at once, or in threads.
+    run_sync: RunSync = run_in_place
 
     def __post_init__(self) -> None:
         known = self.place.copy() if self.place.feeds else None
@@ -119,7 +122,7 @@ class Life:
         self.logs, self.witness = logs, await self._witness.log()
 
     async def _open_all(self) -> SqliteFeedLog:
-        store = SqliteLogStore("sqlite:", self.disk.folder, SETTINGS, world=self._world)
+        store = SqliteLogStore("sqlite:", self.disk.folder, SETTINGS, world=self._world, run_sync=self.run_sync)
         for _ in range(2):
             self.logs.append(await store.open(FEED))
         return self.logs[0]
