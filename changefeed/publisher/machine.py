@@ -516,6 +516,8 @@ class PublisherMachine:
                 # What was sent chained after numbers that the log lost, so that it can hold nothing above its last one.
                 doubt = None if error.last_number < self._held else "the log lost what it had acknowledged"
                 effects += self._end_incarnation(error.last_number, None, doubt)
+                # Told once. In every other case the next Open tells the next log what this publisher has receipts for.
+                self.last_receipt = None
                 return [*effects, Raise(error), Leave(error)]
             case PublisherInUse():
                 self.in_use = error
@@ -551,7 +553,6 @@ class PublisherMachine:
         self._waiting = deque(sorted(rest, key=lambda group: group.number))
         self._waiting_bytes = sum(group.size for group in rest)
         self.incarnation = None
-        self.last_receipt = None
         self._held = self._chain = 0
         effects: list[Effect] = []
         if stored:

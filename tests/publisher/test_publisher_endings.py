@@ -184,6 +184,20 @@ def test_forgotten_with_nothing_in_doubt_takes_a_new_incarnation_by_itself() -> 
     assert waiting.number == 1
 
 
+def test_a_publisher_that_was_forgotten_still_tells_what_it_has_receipts_for() -> None:
+    """A copy of the log may be put back before it opens again: what it was told is stored is lost all the same."""
+    machine = acknowledged_up_to(5)
+    receipt = machine.last_receipt
+    assert receipt is not None
+    machine.disconnected()
+    machine.connected(1.0)
+    machine.take(1.0)
+    machine.received(fault_of(Forgotten("trimmed")))
+    machine.disconnected()
+    request = connect(machine, incarnation=9)
+    assert (request.incarnation, request.last_receipt) == (None, receipt)
+
+
 def test_forgotten_with_changes_in_doubt_ends_those_as_unknown() -> None:
     """A retry could not be told from a newcomer: it might be stored twice."""
     machine = make()
