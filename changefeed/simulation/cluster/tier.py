@@ -92,17 +92,19 @@ class _Overhearing(logging.Handler):
 def overheard(faults: list[Broken], level: int = logging.ERROR) -> Iterator[None]:
     """Everything that the library logs at that level with a traceback is added to `faults`."""
     logger = logging.getLogger("changefeed")
-    before = logger.level, logger.propagate
+    before, silenced = (logger.level, logger.propagate), logging.root.manager.disable
     handler = _Overhearing(faults, level)
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+    logging.disable(logging.NOTSET)  # whoever runs us may want to hear nothing; we must
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+        logging.disable(silenced)
 
 
 async def run_phases(cluster: Cluster, nemesis: Nemesis) -> None:
