@@ -1,11 +1,13 @@
 # What people and CI run. Each target says what it does; nothing is installed outside .venv, except by `make test` and
-# `make proof-core`, which say so first.
+# the proofs, which say so first.
 #
 #   make demo              a git history through a cluster whose leader is killed again and again; ends with a verdict
 #   make test              all tests, with a real ZooKeeper ensemble on loopback
 #   make check             format, lint, types, layout and every test that needs no process and no server (< 60 s)
 #   make docs              writes every page, or part of one, that is made from the code
 #   make proof-core        the figures behind the promises; GIT=DIR names a clone to replay
+#   make proof-simulation  simulation, checkers, models, deliberate bugs, chaos: the long searches (two to three hours)
+#   make proof-seeds       bugs that the simulation found: red in the commit before, green in the one after
 #   make clean             removes .venv and caches, never your data
 
 SHELL := /bin/bash
@@ -23,7 +25,7 @@ BIN := .venv/bin
 # Tests that need no process share the cores; those that kill processes and watch the time have the machine to themselves.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: help demo test check docs proof-core clean packages
+.PHONY: help demo test check docs proof-core proof-simulation proof-seeds clean packages
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,7 +41,8 @@ demo: .venv/.core
 
 test: .venv/.test packages
 	@echo "make test: all tests, among them some that start processes and a ZooKeeper ensemble on loopback"
-	@$(BIN)/python -m pytest -q $(SPREAD) -m "not zookeeper and not processes"
+	@$(BIN)/python -m pytest -q $(SPREAD) -m "not zookeeper and not processes and not postgresql"
+	@$(BIN)/python -m pytest -q $(SPREAD) -m "postgresql and not processes"
 	@$(BIN)/python -m pytest -q --durations=5 -m "zookeeper or processes"
 
 check: .venv/.test
@@ -47,7 +50,7 @@ check: .venv/.test
 	@$(BIN)/ruff format --check . || { echo "make check: this helps: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q $(SPREAD) -m "not zookeeper and not processes"
+	@$(BIN)/python -m pytest -q $(SPREAD) -m "not zookeeper and not processes and not postgresql"
 
 docs: .venv/.test
 	@echo "make docs: writing what is made from the code; git diff docs shows what changed"
@@ -55,6 +58,12 @@ docs: .venv/.test
 
 proof-core: .venv/.test packages
 	@$(BIN)/python simulations/proof_core.py $(if $(GIT),--git "$(GIT)")
+
+proof-simulation: .venv/.test packages
+	@$(BIN)/python simulations/proof_simulation.py
+
+proof-seeds: .venv/.test
+	@$(BIN)/python simulations/proof_seeds.py
 
 packages:
 	@.ci/packages
