@@ -151,10 +151,11 @@ class Diagram:
         for record in records:
             seen.setdefault(str(record.get("node", "?")), set()).add(str(record.get("f")))
         kinds = {node: kind_of(node, did) for node, did in seen.items()}
-        for record in records:  # who never led is known as somebody's server
-            instance = record.get("instance")
-            if record.get("f") == "connected" and instance:
-                kinds[str(instance)] = "instance"
+        for record in records:
+            if record.get("f") == "connected" and record.get("instance"):
+                kinds[str(record["instance"])] = "instance"  # who never led is known as somebody's server
+            elif record.get("f") == "fault" and len(str(record.get("target") or "")) == 1:
+                kinds.setdefault(str(record["target"]), "instance")  # or as somebody who was harmed
         order = {group: index for index, group in enumerate(_GROUPS)}
         return dict(sorted(kinds.items(), key=lambda item: (order[item[1]], item[0])))
 
@@ -387,6 +388,10 @@ def words(row: Row) -> str:
             return f"{who} deposed in epoch {facts.get('epoch')}: {facts.get('why')}"
         case "commit":
             return f"commit {where} under fence {facts.get('fence')}"
+        case "reader":
+            chosen = {name: value for name, value in dict(facts.get("filter") or {}).items() if value}
+            what = " whole groups" if facts.get("groups") else ""
+            return f"{who} begins at {facts.get('start')}{what} {loose(chosen)}".rstrip()
         case "connected":
             return f"{who} at {facts.get('instance')} after {epoch_of(facts.get('position'))}{row.last}"
         case "event":

@@ -269,3 +269,12 @@ def test_what_the_flags_mean(tmp_path: Path) -> None:
     assert order("--plan", str(path), "--seeds", "5") == ("stack", 0, 5, None, plan)
     assert order("--trace", "--seeds", "1", "--first", "6") == ("cluster", 6, 1, None, None)
     assert order("--first", "new")[1] >= 10**6
+
+
+@pytest.mark.processes
+def test_the_script_in_a_checkout_is_the_same_command(tmp_path: Path) -> None:
+    """simulations/failover.py takes what `changefeed simulate` takes, from any folder."""
+    command = [sys.executable, str(ROOT / "simulations" / "failover.py"), "--tier", "fake_tier:Healthy", "--seeds", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=tmp_path, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "3 seeds, 0 failed"
