@@ -32,6 +32,9 @@ BARRIERS: Final = frozenset({"append", "elected", "deposed", "fault", "over", "r
 #: What a run says at its end, and to its checkers, is no step of it.
 NO_STEPS: Final = frozenset({"log", "entry", "effects", "want", "limit", "sighting"})
 
+#: Targets of faults that are no node.
+NO_NODES: Final = frozenset({"leader", "all", "*"})
+
 _PUBLISHER: Final = frozenset({"submit", "acked", "failed", "unknown", "lost"})
 _INSTANCE: Final = frozenset({"elected", "fence", "append", "repeat", "deposed"})
 _READER: Final = frozenset({"reader", "connected", "event", "bookmark", "handled", "refused"})
@@ -154,7 +157,7 @@ class Diagram:
         for record in records:
             if record.get("f") == "connected" and record.get("instance"):
                 kinds[str(record["instance"])] = "instance"  # who never led is known as somebody's server
-            elif record.get("f") == "fault" and len(str(record.get("target") or "")) == 1:
+            elif record.get("f") == "fault" and str(record.get("target") or "leader") not in NO_NODES:
                 kinds.setdefault(str(record["target"]), "instance")  # or as somebody who was harmed
         order = {group: index for index, group in enumerate(_GROUPS)}
         return dict(sorted(kinds.items(), key=lambda item: (order[item[1]], item[0])))
