@@ -6,7 +6,7 @@ filter is wrong must not be judged by itself.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -112,6 +112,13 @@ class Log:
                 return seq
         return held.group - 1
 
+    def groups_after(self, seq: int, stamp: str, filter: Mapping[str, Any] | None) -> int | None:
+        """After which seq whole groups begin for a position; None where nothing tells how far its group reaches."""
+        held = self.at.get(seq)
+        if held is None or held.stamp != stamp:
+            return seq if seq in (0, self.floor) else None
+        return self.group_start(seq, stamp, filter)
+
 
 def is_beginning(stamp: str) -> bool:
     return stamp.endswith(".0.00000000")
@@ -138,9 +145,3 @@ def selects(filter: Mapping[str, Any], held: Held) -> bool:
 def first_above(seqs: Sequence[int], seq: int) -> int:
     """The index of the first of sorted seqs above seq."""
     return bisect_right(seqs, seq)
-
-
-def index_of(seqs: Sequence[int], seq: int) -> int | None:
-    """Where seq stands in sorted seqs, or None."""
-    index = bisect_left(seqs, seq)
-    return index if index < len(seqs) and seqs[index] == seq else None

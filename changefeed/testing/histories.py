@@ -106,13 +106,15 @@ class Entry:
 
 @dataclass
 class Reader:
-    """atomic: effect and cursor are saved in one step. at: up to where it was given everything; None: not connected."""
+    """atomic: effect and cursor are saved in one step. tells: it writes down where it was told to go on. at: up to
+    where it was given everything; None: not connected. start: "somewhere" becomes a position when it first connects."""
 
     name: str
     filter: dict[str, Any] | None
     groups: bool
     start: str
     atomic: bool
+    tells: bool = True
     life: int = 0
     at: int | None = None
     saved: str | None = None
@@ -155,7 +157,8 @@ class MadeUp:
         self.readers = [
             Reader(
                 f"s{n}", chance.choice(FILTERS), chance.random() < 0.3,
-                chance.choice(("beginning", "beginning", "now")), chance.random() < 0.6,
+                chance.choice(("beginning", "beginning", "now", "somewhere")), chance.random() < 0.6,
+                chance.random() < 0.8,
             )
             for n in range(4)
         ]  # fmt: skip
@@ -408,6 +411,8 @@ class MadeUp:
         """A new life: from what is saved, or from its start."""
         reader.life += 1
         reader.pending = []
+        if reader.start == "somewhere":
+            reader.start = self.position(self.chance.randint(self.floor, self.tail))
         self.write(
             reader.name, "reader", reader.life, reader=reader.name, filter=reader.filter, groups=reader.groups,
             start=reader.start,
@@ -428,18 +433,24 @@ class MadeUp:
                 return
         elif reader.start == "now":
             seq = self.tail
-        else:
+        elif reader.start == "beginning":
             seq = self.floor
+        else:
+            seq = int(reader.start.rpartition(".")[2])
+            if self.position(seq) != reader.start or not self.floor <= seq <= self.tail:
+                self.refuse(reader, reader.start, "position-too-old" if seq < self.floor else "other-lineage")
+                return
         reader.at = seq
         if reader.saved is None:
             reader.origin = self.position(seq)
             reader.effects = []
         if reader.groups:
-            reader.at = self.group_start(seq)
-        self.write(
-            reader.name, "connected", reader.life, reader=reader.name, instance="a",
-            position=self.position(reader.at), asked=reader.saved,
-        )  # fmt: skip
+            reader.at = self.group_start(seq, reader)
+        if reader.tells:
+            self.write(
+                reader.name, "connected", reader.life, reader=reader.name, instance="a",
+                position=self.position(reader.at), asked=reader.saved,
+            )  # fmt: skip
 
     def refuse(self, reader: Reader, position: str, code: str) -> None:
         self.write(
@@ -448,12 +459,14 @@ class MadeUp:
         )  # fmt: skip
         reader.saved, reader.at, reader.pending, reader.effects, reader.start = None, None, [], [], "beginning"
 
-    def group_start(self, seq: int) -> int:
-        for entry in self.past:
-            for at, _, group, last in entry.spots():
-                if at == seq:
-                    return seq if seq == last else group - 1
-        return seq
+    def group_start(self, seq: int, reader: Reader) -> int:
+        """Where whole groups begin again: before the group that seq lies in, unless nothing that is wanted follows."""
+        spots = [spot for entry in self.past for spot in entry.spots()]
+        group = next((group for at, _, group, last in spots if at == seq and at != last), None)
+        if group is None:
+            return seq
+        rest = [change for at, change, other, _ in spots if other == group and at > seq]
+        return group - 1 if any(self.wants(reader, change) for change in rest) else seq
 
     def read(self) -> None:
         self.read_one(self.chance.choice(self.readers))
@@ -501,7 +514,7 @@ class MadeUp:
     def kill_reader(self, reader: Reader) -> None:
         if reader.at is None:
             return
-        if reader.pending and self.group_start(reader.at) == reader.at and self.chance.random() < 0.3:
+        if reader.pending and self.group_start(reader.at, reader) == reader.at and self.chance.random() < 0.3:
             self.save(reader, told=False)  # killed before it could say so
         reader.at = None
         if self.chance.random() < 0.5:

@@ -63,6 +63,8 @@ class _Chapter:
 
     def _life(self, segment: Segment, steps: list[Step]) -> None:
         begun = False
+        if self.saved is None and segment.start == "now" and steps[0].kind != "connected":
+            self.given = None  # nothing tells when that was
         for step in steps:
             kind = step.kind
             if kind == "event":
@@ -96,8 +98,7 @@ class _Chapter:
         asked = step.record.get("asked")
         if asked:
             stamp, seq = place_of(asked)
-            places = {seq, self.log.group_start(seq, stamp, segment.filter)} if segment.groups else {seq}
-            if step.seq not in places or (step.seq == seq and step.stamp != stamp):
+            if not self._begins(segment, step, stamp, seq):
                 self.found.say(f"{segment} asked to go on after {asked}, but was to go on after {_text(step)}", **about)
         if not first:
             return
@@ -112,13 +113,20 @@ class _Chapter:
             self.given = None  # nothing was saved: it begins now, whatever it was given before
         elif "." in segment.start:
             stamp, seq = place_of(segment.start)
-            if step.seq not in {seq, self.log.group_start(seq, stamp, segment.filter)} and not (
-                fits and step.seq > seq
-            ):
+            if not self._begins(segment, step, stamp, seq) and not (fits and step.seq > seq):
                 self.found.say(f"{segment} was to begin after {segment.start}, but began after {_text(step)}", **about)
         elif segment.start == "beginning" and self.log.whole and step.seq > self._floor and not fits:
             # It may have been killed between saving and saying so: then it begins where it was.
             self.found.say(f"{segment} was to begin at the beginning, but began after {_text(step)}", **about)
+
+    def _begins(self, segment: Segment, step: Step, stamp: str, seq: int) -> bool:
+        """Whether a welcome is where a position is to be gone on from: there, or before the group that it lies in."""
+        if step.seq == seq:
+            return step.stamp == stamp
+        if not segment.groups:
+            return False
+        begins = self.log.groups_after(seq, stamp, segment.filter)
+        return step.seq < seq if begins is None else step.seq == begins
 
     @property
     def _floor(self) -> int:

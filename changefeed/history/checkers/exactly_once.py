@@ -27,18 +27,19 @@ def check(view: View) -> list[Broken]:
     return found.result()
 
 
-def origin(segment: Segment, log: Log, first: bool) -> int | None:
-    """The seq after which a life begins; None if nothing tells. first: the reader's first life."""
-    start = stamp = None
+def origin(view: View, segment: Segment, log: Log) -> int | None:
+    """The seq after which a life begins; None if nothing tells."""
+    first = view.readers[segment.reader][0] is segment
+    stamp, start = "", None
     if segment.steps and segment.steps[0].kind == "connected":
         stamp, start = segment.steps[0].stamp, segment.steps[0].seq
     elif first and segment.start == "beginning":
         # A log that was trimmed may have been read from its first event on, or from any floor since.
-        return None if log.floor else 0
+        return None if log.floor or view.trims else 0
     elif first and "." in segment.start:
         stamp, start = place_of(segment.start)
     if start is not None and segment.groups:
-        start = log.group_start(start, stamp, segment.filter)
+        return log.groups_after(start, stamp, segment.filter)
     return start
 
 
@@ -53,7 +54,7 @@ class _Stream:
         self.log = view.log_of(newest.stamp, newest.seq) if view.restores else view.log
         self.restored = bool(view.restores)
         self.dense = not any((segment.filter or {}).values())
-        self.given = origin(segment, self.log, view.readers[segment.reader][0] is segment)
+        self.given = origin(view, segment, self.log)
 
     def check(self) -> None:
         try:
@@ -154,7 +155,10 @@ def _effects(view: View, at: int, record: Record, found: Findings) -> None:
         cursor = next((step.record["position"] for step in reversed(handled) if step.kind == "handled"), None)
     log = view.log_of(*place_of(cursor)) if cursor is not None and view.restores else view.log
     if segment.groups:
-        after = log.group_start(after, stamp, segment.filter)
+        begin_after = log.groups_after(after, stamp, segment.filter)
+        if begin_after is None:
+            return  # nothing tells how much of its first group it had to get
+        after = begin_after
     try:
         selected = log.selected(segment.filter)
     except KeyError:
@@ -163,7 +167,8 @@ def _effects(view: View, at: int, record: Record, found: Findings) -> None:
     end = first_above(selected, place_of(cursor)[1]) if cursor is not None else begin + len(keys)
     wanted = [log.at[seq].key for seq in selected[begin:end]]
     got = keys if after >= log.known_after else keys[len(keys) - len(wanted) :] if wanted else []
-    if got != wanted and not (cursor is not None and view.lost(*place_of(cursor))):
+    # Of what was lost with the storage, and not seen before, nothing can be said.
+    if got != wanted and (cursor is None or log.stands(*place_of(cursor))):
         place = next(
             (n for n, (a, b) in enumerate(zip(got, wanted, strict=False)) if a != b), min(len(got), len(wanted))
         )
