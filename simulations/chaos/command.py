@@ -25,6 +25,8 @@ ROUND_S: Final = 80.0
 #: Over so many rounds the counts of the long proof are spread; more follow if some are missing.
 ROUNDS: Final = 12
 ROUNDS_MAX: Final = 40
+#: A subscriber that stands still for some seconds falls out of so many events.
+RETAIN: Final = 3000
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=1)
     made.add_argument("--round-seconds", type=float, default=ROUND_S)
     made.add_argument("--rate", type=float, default=1600.0, help="changes per second that are submitted")
+    made.add_argument("--retain", type=int, help="events that the feed keeps (default: all, but in every third round)")
     made.add_argument("--scale", type=float, default=1.0, help="of the counts of --until-counts")
     made.add_argument("--keep", type=Path, help="folder for rounds that were not clean (default: a temporary one)")
     made.add_argument("--loopback", action="store_true", help="without namespaces of its own, on loopback")
@@ -111,13 +114,13 @@ def _campaign(campaign: Campaign, asked: argparse.Namespace, only: frozenset[str
                 return
         elif number >= (asked.rounds or 1):
             return
-        # Three of four rounds with ZooKeeper; every other one on a small disk.
+        # Three of four rounds with ZooKeeper; every other one on a small disk; every third one trims all the time.
         coordinator = ("zk" if number % 4 != 3 else "file") if asked.coordinator == "both" else asked.coordinator
         rounds_left = max(1, ROUNDS - number) if asked.until_counts else max(1, (asked.rounds or 1) - number)
         wanted = {name: -(-count // rounds_left) for name, count in missing.items() if name != "acked-events"}
         options = Options(
             seed=seed, seconds=asked.round_seconds, coordinator=coordinator, only=only, wanted=wanted,
-            per_s=asked.rate, disk=number % 2 == 0,
+            per_s=asked.rate, disk=number % 2 == 0, retain=asked.retain or (RETAIN if number % 3 == 2 else None),
         )  # fmt: skip
         campaign.run_round(options)
         number += 1

@@ -7,11 +7,15 @@ import random
 import shutil
 import sqlite3
 import time
+from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from changefeed.batch import Entry
 from changefeed.errors import ChangefeedError, LogDamaged
 from changefeed.history.facts import entry_facts
+from changefeed.history.records import read_file
 from changefeed.log.urls import open_log
 from changefeed.log.verify import verify_log
 from simulations.chaos.recorder import Recorder
@@ -21,14 +25,16 @@ READ_BYTES: Final = 4 * 2**20
 FLIPS: Final = 1
 
 
-async def dump_log(stage: Stage, ahead_ns: int) -> None:
-    """The log and its entries; the commits as the log's own trigger noted them. ahead_ns: by how much the wall clock is
-    ahead of the monotonic one."""
+async def dump_log(stage: Stage, ahead_ns: int, witnessed: Sequence[Entry]) -> None:
+    """The log and its entries; the commits and trims as the log's own triggers noted them. ahead_ns: by how much the
+    wall clock is ahead of the monotonic one. witnessed: what was seen of the log earlier."""
     records = Recorder(stage.history / "end.jsonl", "end", 1, FEED)
-    _dump_commits(stage, ahead_ns)
+    _dump_store(stage, ahead_ns)
     log = await open_log(f"sqlite:{stage.log_folder}").open(FEED, create=False)
     try:
         look = await log.look()
+        trimmed = [entry for entry in witnessed if entry.last_seq <= look.floor.seq]
+        records.write_all(("entry", entry_facts(entry, look.lineage)) for entry in trimmed)
         records.write("log", lineage=look.lineage, tail=look.tail.seq, floor=look.floor.seq)
         after = look.floor.seq
         while entries := await log.read(after, READ_BYTES):
@@ -36,6 +42,7 @@ async def dump_log(stage: Stage, ahead_ns: int) -> None:
             after = entries[-1].last_seq
     finally:
         await log.aclose()
+    beginning = f"{look.lineage}.0.00000000.0"
     for node in stage.subscribers.values():
         given = node.given(node.life)
         if given["kind"] == "sqlite":
@@ -44,28 +51,38 @@ async def dump_log(stage: Stage, ahead_ns: int) -> None:
                 row = connection.execute("SELECT position FROM changefeed_cursors").fetchone()
             connection.close()
             position = {} if row is None else {"position": row[0]}
-            records.write("effects", reader=node.name, origin=f"{look.lineage}.0.00000000.0", keys=keys, **position)
+            origin = _origin(node.history) or beginning
+            records.write("effects", reader=node.name, origin=origin, keys=keys, **position)
 
 
-def _dump_commits(stage: Stage, ahead_ns: int) -> None:
-    """When a commit was made is known to the millisecond, rounded down."""
+def _origin(history: Path) -> str | None:
+    """The position after which a reader's database begins: where it was first connected since it last began anew."""
+    origin = None
+    for record in read_file(history):
+        if record["f"] == "refused":
+            origin = None
+        elif record["f"] == "connected":
+            origin = origin or str(record["position"])
+    return origin
+
+
+def _dump_store(stage: Stage, ahead_ns: int) -> None:
+    """When something was committed is known to the millisecond, rounded down."""
     records = Recorder(stage.history / "store.jsonl", "store", 1, FEED)
-    last = 0
+    found: list[tuple[int, str, dict[str, Any]]] = []
     with sqlite3.connect(stage.log_file) as connection:
         for epoch, term, first, end, fence, fence_term, wall_ms in connection.execute(
             "SELECT epoch, term, first, last, fence, fence_term, wall_ms FROM chaos_commits ORDER BY place"
         ):
-            last = max(last, wall_ms * 10**6 - ahead_ns)
-            facts = {
-                "epoch": epoch,
-                "term": term,
-                "first": first,
-                "last": end,
-                "fence": fence,
-                "fence_term": fence_term,
-            }
-            records.lines.append({**records.record("commit", facts), "t": last})
+            facts = {"epoch": epoch, "term": term, "first": first, "last": end, "fence": fence}
+            found.append((wall_ms, "commit", {**facts, "fence_term": fence_term}))
+        for floor, wall_ms in connection.execute("SELECT floor, wall_ms FROM chaos_trims ORDER BY place"):
+            found.append((wall_ms, "trimmed", {"floor": floor}))
     connection.close()
+    last = 0
+    for wall_ms, f, told in sorted(found, key=itemgetter(0)):
+        last = max(last, wall_ms * 10**6 - ahead_ns)
+        records.lines.append({**records.record(f, told), "t": last})
 
 
 def wall_ahead_ns() -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _TOTALS: Final = (
     "acked-events", "acks", "events", "leader-changes", "repeats", "fenced-appends", "unknown-appends", "resumes",
-    "faults",
+    "resets", "trims", "faults",
 )  # fmt: skip
 
 

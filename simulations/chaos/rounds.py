@@ -25,7 +25,8 @@ from simulations.chaos.nemesis import Nemesis
 from simulations.chaos.plan import draw
 from simulations.chaos.processes import ROOT, Node
 from simulations.chaos.sandbox import Network
-from simulations.chaos.stage import SERVERS, Stage
+from simulations.chaos.stage import FEED, SERVERS, Stage
+from simulations.chaos.witness import Witness
 
 #: From the healing on, everything must have an outcome and be read within so many seconds.
 BOUND_S: Final = 60.0
@@ -63,7 +64,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Options:
-    """coordinator: "zk" or "file". only: names of kinds. wanted: kind -> how often in this round. per_s: changes."""
+    """coordinator: "zk" or "file". only: names of kinds. wanted: kind -> how often in this round. per_s: changes. disk:
+    the log is on a small disk of its own. retain: events that the feed keeps (None: all)."""
 
     seed: int
     seconds: float
@@ -72,6 +74,7 @@ class Options:
     wanted: Mapping[str, int] = field(default_factory=dict)
     per_s: float = 1000.0
     disk: bool = False
+    retain: int | None = None
 
 
 def offered(coordinator: str, disk: bool, library: Path | None) -> frozenset[str]:
@@ -121,8 +124,12 @@ class Round:
             self._limits(kinds)
             with phase("start"):
                 await stage.begin()
+            witness = Witness(f"sqlite:{stage.log_folder}", FEED)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stage.supervise)
+                if self.options.retain is not None:
+                    await witness.retain(self.options.retain)
+                    nursery.start_soon(witness.watch)
                 nemesis = Nemesis(stage, plan, kinds, self.options.seconds * LATE)
                 with phase("faults"):
                     await nemesis.run()
@@ -133,7 +140,7 @@ class Round:
                 await self._stop()
             with phase("dump"):
                 await dump.flip_bytes(stage, random.Random(self.options.seed))
-                await dump.dump_log(stage, max(ahead_ns, dump.wall_ahead_ns()))
+                await dump.dump_log(stage, max(ahead_ns, dump.wall_ahead_ns()), witness.entries)
         except TimeoutError as error:
             result.wrong.append(str(error))
         finally:

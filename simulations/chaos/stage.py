@@ -42,6 +42,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "challenge_backoff_max_s": 2.0,
     "cursor_interval_s": 0.3,
     "cursor_events": 200,
+    "retention_every_s": 0.5,
 }
 #: A process that should run and does not is started again after so long.
 RESTART_S: Final = 0.15
@@ -61,6 +62,10 @@ _AUDIT: Final = (
     "CREATE TRIGGER IF NOT EXISTS chaos_commit AFTER INSERT ON entries BEGIN INSERT INTO chaos_commits"
     " (epoch, term, first, last, fence, fence_term, wall_ms) SELECT NEW.epoch, NEW.term, NEW.seq, NEW.last_seq, epoch,"
     " term, CAST(strftime('%s', 'now') || substr(strftime('%f', 'now'), 4, 3) AS INTEGER) FROM fence; END",
+    "CREATE TABLE IF NOT EXISTS chaos_trims (place INTEGER PRIMARY KEY, floor INTEGER, wall_ms INTEGER)",
+    "CREATE TRIGGER IF NOT EXISTS chaos_trim AFTER UPDATE ON ends WHEN NEW.name = 'floor' AND NEW.seq > OLD.seq BEGIN"
+    " INSERT INTO chaos_trims (floor, wall_ms) VALUES (NEW.seq,"
+    " CAST(strftime('%s', 'now') || substr(strftime('%f', 'now'), 4, 3) AS INTEGER)); END",
 )
 
 
