@@ -114,7 +114,7 @@ def main(name: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a run prints must not get between the answers
-    logging.disable(logging.CRITICAL)
+    logging.getLogger().addHandler(logging.NullHandler())  # nobody reads it here; a tier may judge it
 
     def say(record: dict[str, Any]) -> None:
         answers.write(json.dumps(record, default=repr).encode() + b"\n")

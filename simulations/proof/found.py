@@ -40,11 +40,10 @@ BUGS = 3
 
 #: Runs in the worktree; says what broke, as JSON, and exits with 1 if something did.
 _RUN = """
-import json, logging, pathlib, sys
+import json, pathlib, sys
 import changefeed
 place = pathlib.Path.cwd().resolve()
 assert pathlib.Path(changefeed.__file__).resolve().is_relative_to(place), "the code of another checkout would run"
-logging.disable(logging.CRITICAL)
 from changefeed.simulation.plan import Plan
 from changefeed.simulation.tiers import tier
 found = json.loads(pathlib.Path(sys.argv[1]).read_text())
