@@ -286,7 +286,7 @@ class Elector:
             case fx.FenceLog(fence=fence, why=why, clean=clean):
                 stamped = self._world.wall_ms()
                 look = await self._log.fence(fence, why=why, time=stamped, clean=clean)
-                self._world.trace("fence", feed=self._feed, epoch=fence.epoch, term=fence.term, tail=look.tail.seq)
+                self._world.trace("fence", feed=self._feed, epoch=fence.epoch, term=fence.term, tail=str(look.head))
                 return machine.did_fence, id, look
             case fx.AskMembers(record=record):
                 return machine.did_ask, id, await self._ask(record)

@@ -8,7 +8,7 @@ epoch beyond the tail that a fence returned, or one of its own epoch, or of a la
 from __future__ import annotations
 
 from changefeed.history.broken import Broken, Findings
-from changefeed.history.view import View, seq_of
+from changefeed.history.view import View, place_of, seq_of
 
 PROMISE = "C9"
 
@@ -61,6 +61,8 @@ def _tails(view: View, found: Findings) -> None:
     for at, record in view.fences:
         if view.era(at) != last:
             continue
+        if isinstance(record["tail"], str) and view.lost(*place_of(record["tail"])):
+            continue  # it was made in the log that is gone, and told of afterwards
         tail = seq_of(record["tail"])
         mine = f"the fence of epoch {record['epoch']} by {record['node']} returned the tail {tail}"
         for epoch, (low, high) in ends.items():
