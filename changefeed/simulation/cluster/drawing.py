@@ -125,6 +125,9 @@ def draw(seed: int) -> Plan:
     """The plan of a seed."""
     chance = random.Random(f"{seed}-plan")
     options = _options(chance)
+    if options["keep"] is not None:
+        # What is kept of a named publisher goes with its last entry: a rerun after that is as new as any other.
+        options["named"] = ""
     _cursors(random.Random(f"{seed}-cursors"), options)
     return Plan(_steps(chance, options), tuple(options.items()))
 
@@ -210,6 +213,7 @@ def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...
             how = str(round(chance.uniform(-3600, 3600)))
         elif kind == "put-back":
             how = f"{chance.choice(('running', 'stopped', 'stopped'))}/{chance.choice(('kept', 'lost', 'older'))}"
+            how += chance.choice(("", "/late"))
         return Step(at, kind, "", lasts, how)
     if kind in CLIENT_KINDS:
         if kind == "slow-reader":

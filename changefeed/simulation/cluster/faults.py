@@ -322,9 +322,10 @@ class Nemesis:
 
     async def _put_back(self, target: str, step: Step) -> str:
         """The log is copied; later the copy is put back. how: whether the instances run meanwhile, and whether the
-        coordinator's data is kept, lost, or put back too, so that epochs come again."""
+        coordinator's data is kept, lost, or put back too, so that epochs come again; and whether readers are away until
+        others have written where these had read."""
         cluster = self.cluster
-        running, coordinator = step.how.split("/")
+        running, coordinator, *late = step.how.split("/")
         backup, epoch = cluster.place.copy(), cluster.coordination.view(FEED).epoch
         await trio.sleep(step.lasts)
         if running == "stopped":
@@ -332,6 +333,9 @@ class Nemesis:
                 cluster.kill(name)
             # What was under way in the log has landed by then, or never will.
             await trio.sleep(0.5)
+        if late:
+            for reader in cluster.readers:
+                reader.killed(1.0 + step.lasts)
         cluster.place.put_back(backup)
         data = cluster.place.feeds[FEED]
         cluster.archive.put_back(data)
