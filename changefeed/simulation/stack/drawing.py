@@ -26,7 +26,8 @@ PROCESS_KINDS: Final = (
     "kill",
     "kill-at",
     "freeze",
-    "freeze",
+    "freeze-at",
+    "freeze-at",
     "drain",
     "drain",
     "cut",
@@ -39,7 +40,11 @@ PROCESS_KINDS: Final = (
 #: Of the cluster tier's kinds, those that a SQLite log does not know as they are meant there: a copy of its files that
 #: is put back under running processes.
 LEFT_OUT: Final = frozenset({"put-back"})
-KINDS: Final = tuple(dict.fromkeys((*(kind for kind in cluster.KINDS if kind not in LEFT_OUT), *BYTE_KINDS, *DISK_KINDS)))
+KINDS: Final = tuple(
+    dict.fromkeys((*(kind for kind in cluster.KINDS if kind not in LEFT_OUT), *BYTE_KINDS, *DISK_KINDS))
+)
+#: Where a leader is frozen.
+APPENDING: Final = ("log: append", "log: append", "log: append done", "append", "log: fence")
 #: What a hostile client does (strangers.py), and what a stranger at an instance's port answers.
 MANNERS: Final = (
     "noise",
@@ -127,9 +132,9 @@ def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...
             how = chance.choice(cluster.POINTS)
         case "cut" | "cut-way":
             how = chance.choice(("one", "all", "clients"))
-        case "freeze":
+        case "freeze" | "freeze-at":
             # Long enough that another takes over, in most cases: what it had under way then meets another's term.
-            how = ""
+            how = chance.choice(APPENDING) if kind == "freeze-at" else ""
             lasts += chance.choice((0.0, 1.2, 1.2))
         case "kill-client" | "freeze-client":
             target, how = chance.choice(clients), ""
