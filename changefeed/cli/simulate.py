@@ -135,6 +135,7 @@ class Show:
                 "event": "outcome",
                 "seed": result.seed,
                 "digest": result.digest,
+                "left_out": result.left_out,
                 "virtual_seconds": round(result.virtual_s, 3),
                 "sightings": dict(sorted(result.sightings.items())),
             }
@@ -244,6 +245,13 @@ def parse_minutes(text: str) -> float:
     return minutes
 
 
+def parse_limit(text: str) -> float:
+    limit = parse_duration(text)
+    if limit <= 0:
+        raise ValueError("write a time, more than 0")
+    return limit
+
+
 def parse_jobs(text: str) -> int:
     jobs = parse_count(text)
     if jobs > JOBS_MAX:
@@ -274,7 +282,7 @@ COMMAND = Command(
         Option("jobs", "run so many seeds at a time, each in a process (default: one per processor)",
                parse_jobs, metavar="J"),
         Option("limit", "a seed that takes longer, in real time, counts as hanging (default 2m)",
-               parse_duration, default=120.0, metavar="DURATION"),
+               parse_limit, default=120.0, metavar="DURATION"),
         Option("trace", "print the whole history of one seed", kind="flag"),
         Option("shrink", "make the plan of the first failed seed smaller, and write it into a file in this folder",
                kind="flag"),

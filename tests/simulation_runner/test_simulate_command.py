@@ -225,6 +225,7 @@ def test_it_runs_from_what_a_wheel_holds(tmp_path: Path) -> None:
         (["--minutes", "0"], "more than 0"),
         (["--minutes", "1e9"], "at most 10,080"),
         (["--jobs", "100000"], "from 1 to 1,024"),
+        (["--limit", "0s"], "more than 0"),
         (["--seed", "3", "--seeds", "4"], "--seed and --seeds exclude each other"),
         (["--seed", "3", "--first", "4"], "--seed and --first exclude each other"),
         (["--seed", "3", "--minutes", "4"], "--seed and --minutes exclude each other"),
