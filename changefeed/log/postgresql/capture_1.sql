@@ -23,33 +23,48 @@ CREATE TABLE changefeed.captures (
     initial_after text[]
 );
 
+-- What these three say is wanted for every row: without a setting of their own, PostgreSQL can put them into the query.
+
 -- The id of a row: its id columns as text, joined by commas; a comma or a backslash inside is escaped. A longer one than
 -- an id may be is told by its hash.
-CREATE FUNCTION changefeed.row_id(p_row jsonb, p_names text[]) RETURNS text
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS $$
-    SELECT CASE WHEN octet_length(s.id) BETWEEN 1 AND 512 THEN s.id ELSE 'md5:' || md5(s.id) END
-      FROM (SELECT string_agg(replace(replace(coalesce(p_row ->> n.name, '\N'), '\', '\\'), ',', '\,'), ','
-                              ORDER BY n.ord) AS id
-              FROM unnest(p_names) WITH ORDINALITY AS n (name, ord)) s
+CREATE FUNCTION changefeed.escaped(p_text text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT replace(replace(coalesce(p_text, '\N'), '\', '\\'), ',', '\,')
+$$;
+
+CREATE FUNCTION changefeed.bounded(p_id text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN octet_length(p_id) BETWEEN 1 AND 512 THEN p_id ELSE 'md5:' || md5(p_id) END
+$$;
+
+CREATE FUNCTION changefeed.joined(p_row jsonb, p_names text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT string_agg(changefeed.escaped(p_row ->> n.name), ',' ORDER BY n.ord)
+      FROM unnest(p_names) WITH ORDINALITY AS n (name, ord)
+$$;
+
+CREATE FUNCTION changefeed.row_id(p_row jsonb, p_names text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT changefeed.bounded(CASE cardinality(p_names)
+        WHEN 1 THEN changefeed.escaped(p_row ->> p_names[1])
+        WHEN 2 THEN changefeed.escaped(p_row ->> p_names[1]) || ',' || changefeed.escaped(p_row ->> p_names[2])
+        ELSE changefeed.joined(p_row, p_names) END)
 $$;
 
 CREATE FUNCTION changefeed.names_of(p_relation oid, p_numbers smallint[]) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+LANGUAGE sql STABLE AS $$
     SELECT array_agg(a.attname::text ORDER BY n.ord)
       FROM unnest(p_numbers) WITH ORDINALITY AS n (number, ord)
       JOIN pg_attribute a ON a.attrelid = p_relation AND a.attnum = n.number AND NOT a.attisdropped
 $$;
 
--- A row without what the capture leaves out.
-CREATE FUNCTION changefeed.shown(p_row jsonb, p_kept text[], p_left_out text[]) RETURNS jsonb
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS $$
-    SELECT CASE WHEN p_kept IS NULL THEN p_row - coalesce(p_left_out, '{}')
-                ELSE (SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') FROM jsonb_each(p_row) e
-                       WHERE e.key = ANY (p_kept) AND NOT e.key = ANY (coalesce(p_left_out, '{}'))) END
+CREATE FUNCTION changefeed.only(p_row jsonb, p_kept text[]) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') FROM jsonb_each(p_row) e WHERE e.key = ANY (p_kept)
 $$;
 
-CREATE FUNCTION changefeed.changed(p_old jsonb, p_new jsonb) RETURNS text[]
-LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS $$
+-- A row without what the capture leaves out.
+CREATE FUNCTION changefeed.shown(p_row jsonb, p_kept text[], p_left_out text[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_kept IS NULL THEN p_row - p_left_out ELSE changefeed.only(p_row, p_kept) - p_left_out END
+$$;
+
+CREATE FUNCTION changefeed.changed(p_old jsonb, p_new jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
     SELECT array_agg(n.key ORDER BY n.key) FROM jsonb_each(p_new) n WHERE n.value IS DISTINCT FROM p_old -> n.key
 $$;
 
@@ -117,7 +132,7 @@ BEGIN
     END IF;
     v_names := changefeed.names_of(TG_RELID, v_capture.id_columns);
     v_kept := changefeed.names_of(TG_RELID, v_capture.kept);
-    v_left_out := changefeed.names_of(TG_RELID, v_capture.left_out);
+    v_left_out := coalesce(changefeed.names_of(TG_RELID, v_capture.left_out), '{}');
     IF cardinality(v_names) IS DISTINCT FROM cardinality(v_capture.id_columns) THEN
         RAISE 'capture: an id column of captured table % was dropped; run changefeed capture remove, then add it again',
             TG_RELID::regclass USING ERRCODE = '55000';
@@ -215,7 +230,7 @@ BEGIN
     SELECT * INTO STRICT v_capture FROM changefeed.captures WHERE relation = p_relation;
     v_names := changefeed.names_of(p_relation, v_capture.id_columns);
     v_kept := changefeed.names_of(p_relation, v_capture.kept);
-    v_left_out := changefeed.names_of(p_relation, v_capture.left_out);
+    v_left_out := coalesce(changefeed.names_of(p_relation, v_capture.left_out), '{}');
     EXECUTE format('SELECT array_agg(to_jsonb(t.*)) FROM (SELECT * FROM %s WHERE %s FOR SHARE) t', p_relation::regclass,
                    p_condition) INTO v_rows;
     -- Rows that are put in one transaction here need not be one group for anybody: never refused for their number.
