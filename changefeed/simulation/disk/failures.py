@@ -112,29 +112,22 @@ async def _prepared(disk: RecordedDisk, seed: str) -> Life:
 def fail_each(call: str, seed: int, scratch: str | None = None, *, every: int = 1) -> list[Failed]:
     """Let each disk call of one call of the log fail, in each way; on a log of its own each time. every: only each
     every-th of these failures, counted from one by the seed. Raises NoSharedSqlite."""
-    found: list[Failed] = []
-    number = case = 0
-    while (met := trio.run(_meet, call, number, seed, scratch)) is not None:
-        what, after = met
-        for fault in FAULTS[what]:
-            case += 1
-            if (case + seed) % every == 0:
-                found.append(trio.run(_fail, call, number, fault, after, seed, scratch))
-        number += 1
-    return found
+    calls, after = trio.run(_unharmed, call, seed, scratch)
+    cases = [(number, fault) for number, met in enumerate(calls) for fault in FAULTS[met.what]]
+    return [trio.run(_fail, call, *case, after, seed, scratch) for case in cases[seed % every :: every]]
 
 
-async def _meet(call: str, number: int, seed: int, scratch: str | None) -> tuple[str, MemoryPlace] | None:
-    """Which kind of disk call has that number, and what the log holds if nothing fails; None: there are not so many."""
+async def _unharmed(call: str, seed: int, scratch: str | None) -> tuple[list[Call], MemoryPlace]:
+    """The disk calls that the call of the log makes if none fails, and what the log holds then."""
     with tempfile.TemporaryDirectory(prefix="failure-", dir=scratch) as folder:
         disk = RecordedDisk(os.path.join(folder, "log"))
         with disk:
             life = await _prepared(disk, str(seed))
-            disk.faulty = once = _Once(number, None)
+            disk.faulty = seen = _Once(-1, None)
             await CALLS[call](life)
             disk.faulty = None
             await life.end()
-    return None if once.met is None else (once.met.what, life.place)
+    return seen.seen, life.place
 
 
 async def _fail(call: str, number: int, fault: Fault, after: MemoryPlace, seed: int, scratch: str | None) -> Failed:
