@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import functools
 import importlib
 import importlib.util
 import random
@@ -203,12 +204,13 @@ def _replace(tree: ast.Module, target: ast.AST, change: Callable[[ast.AST], ast.
 
 @dataclass
 class Bank:
-    """Histories with what is known of them. bad: promise -> histories that break it."""
+    """Histories with what is known of them. bad: promise -> histories that break it, with a part of what is said."""
 
     good: list[list[Record]] = field(default_factory=list)
-    bad: dict[str, list[list[Record]]] = field(default_factory=dict)
+    bad: dict[str, list[tuple[list[Record], str]]] = field(default_factory=dict)
 
 
+@functools.cache
 def load(name: str) -> types.ModuleType:
     """A module of this folder, which is no package."""
     spec = importlib.util.spec_from_file_location(f"history_{name}", HERE / f"{name}.py")
@@ -223,12 +225,14 @@ def load(name: str) -> types.ModuleType:
 def bank(seeds: int) -> Bank:
     """Histories by hand, and so many made-up ones with all their edits."""
     told = load("conftest").told
-    by_hand = load("test_checkers_by_hand")
+    by_hand, corners = load("test_checkers_by_hand"), load("test_checkers_corners")
     found = Bank()
     for promise, _, good, bad, _ in by_hand.TWINS:
         found.good.append(told(good))
-        found.bad.setdefault(promise, []).append(told(bad))
-    for text in by_hand.ALSO_GOOD:
+        found.bad.setdefault(promise, []).append((told(bad), ""))
+    for promise, _, bad, says in corners.BAD:
+        found.bad.setdefault(promise, []).append((told(bad), says))
+    for text in (*by_hand.GOOD.values(), *corners.GOOD.values()):
         found.good.append(told(text))
     for seed in range(seeds):
         history = MadeUp(random.Random(seed), steps=40, restores=seed % 3 == 0).history()
@@ -236,7 +240,7 @@ def bank(seeds: int) -> Bank:
         for name, (promise, _) in EDITS.items():
             broken = apply(name, history, random.Random(seed))
             if broken is not None:
-                found.bad.setdefault(promise, []).append(broken)
+                found.bad.setdefault(promise, []).append((broken, ""))
     return found
 
 
@@ -264,12 +268,14 @@ def try_checker(module: types.ModuleType, mutant: Mutant, goods: list[Any], bads
     """Raises if the mutant of a checker is noticed."""
     made = build(module, mutant)
     check = made.check if hasattr(made, "PROMISE") else _part_of_another(made.check)
-    for one in bads:
-        if not check(one):
+    for one, says in bads:
+        if not any(says in broken.says for broken in check(one)):
             raise Killed("a bad history is called good")
     for one in goods:
         if check(one):
             raise Killed("a good history is called bad")
+    for figure in load("test_checkers_corners").FIGURES.get(module.__name__.removeprefix("changefeed.history."), ()):
+        figure(made, load("conftest").told)
 
 
 def _part_of_another(check: Callable[[Any, Any], None]) -> Callable[[Any], list[Any]]:
@@ -289,8 +295,8 @@ def try_core(module: types.ModuleType, mutant: Mutant, histories: Bank) -> None:
     if module is log:
         made = _rebound_view(made)
     for promise, bads in histories.bad.items():
-        for one in bads:
-            if not checkers.CHECKERS[promise](made.View(enumerate(one))):
+        for one, says in bads:
+            if not any(says in broken.says for broken in checkers.CHECKERS[promise](made.View(enumerate(one)))):
                 raise Killed(f"a history that breaks {promise} is called good")
     for one in histories.good:
         seen = made.View(enumerate(one))
@@ -326,9 +332,9 @@ def run(
         lines = source.splitlines()
         core = module in (log, view)
         promise = getattr(module, "PROMISE", "C15")
-        bads = [view.View(enumerate(one)) for one in histories.bad.get(promise, ())]
+        bads = [(view.View(enumerate(one)), says) for one, says in histories.bad.get(promise, ())]
         if not core and not hasattr(module, "PROMISE"):
-            bads = [one for one in bads if _part_of_another(module.check)(one)]
+            bads = [(one, says) for one, says in bads if _part_of_another(module.check)(one)]
 
         def attempt(
             mutant: Mutant, module: types.ModuleType = module, core: bool = core, bads: list[Any] = bads

@@ -189,7 +189,7 @@ def _log(rest: str) -> tuple[str, dict[str, Any]]:
 
 
 def _entry(rest: str) -> tuple[str, dict[str, Any]]:
-    where, who, *_ = rest.partition(":")[0].split()
+    where, who, *_ = rest.partition(": ")[0].split()
     publisher, incarnation, number = who.split("/")
     lineage, epoch, term, seq = place(where).split(".")
     groups = [group.split() for group in rest.partition(": ")[2].split("|")]

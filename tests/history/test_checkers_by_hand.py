@@ -711,9 +711,6 @@ TWINS: list[tuple[str, str, str, str, set[str]]] = [
     ),
 ]
 
-#: Good histories that a checker in haste would call bad.
-ALSO_GOOD: list[str] = []
-
 
 @pytest.mark.parametrize("name", GOOD)
 def test_good_histories_break_nothing(name: str, told: Told) -> None:

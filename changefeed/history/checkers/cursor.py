@@ -105,7 +105,7 @@ class _Chapter:
         if self.saved is not None and step.seq < (self.start if segment.groups else self.saved):
             self.found.say(f"{segment} began after {step.seq}, although {self.saved} was saved", **about)
         given = self.given
-        fits = given is not None and not self._skips(given, step.seq)
+        fits = given is not None and not self._skips(given, step.seq, step)
         if self.saved is not None:
             if not fits:
                 self.found.say(f"{segment} began after {step.seq}, although it had been given only {given}", **about)
@@ -133,9 +133,11 @@ class _Chapter:
         """The highest floor that the log ever had."""
         return max((self.log.floor, *(floor for _, floor in self.view.trims)))
 
-    def _skips(self, after: int, upto: int) -> bool:
-        """Whether anything that is selected lies in (after, upto]."""
-        return upto > after and first_above(self.selected, after) != first_above(self.selected, upto)
+    def _skips(self, after: int, upto: int, step: Step) -> bool:
+        """Whether anything that is selected lies in (after, upto]: before a step that is of a known log."""
+        if upto <= after or (self.view.restores and not self.log.stands(step.stamp, step.seq)):
+            return False  # of what was lost with the storage, and not seen before, nothing tells what is selected
+        return first_above(self.selected, after) != first_above(self.selected, upto)
 
     def _first_event(self, segment: Segment, step: Step) -> None:
         """The first event of a life of which nothing told where it began."""
@@ -143,7 +145,7 @@ class _Chapter:
         saved = self.saved
         if saved is not None and step.seq <= (self.start if segment.groups else saved):
             self.found.say(f"{segment} was given {_text(step)} again, although {saved} was saved", **about)
-        elif saved is not None and self._skips(self.given or 0, step.seq - 1):
+        elif saved is not None and self._skips(self.given or 0, step.seq - 1, step):
             self.found.say(f"{segment} began with {_text(step)}, and had been given only {self.given} before", **about)
 
     def _handled(self, segment: Segment, step: Step) -> None:
@@ -152,7 +154,7 @@ class _Chapter:
         if self.saved is not None and step.seq < self.saved:
             self.found.say(f"{segment} saved {_text(step)} after {self.saved}: its position went back", **about)
         given = self.given or 0
-        if self.given is not None and self._skips(given, step.seq):
+        if self.given is not None and self._skips(given, step.seq, step):
             self.found.say(f"{segment} saved {_text(step)}, but had been given only {given}", **about)
         if segment.groups and self.log.group_start(step.seq, step.stamp, segment.filter) != step.seq:
             self.found.say(f"{segment} saved {_text(step)}, which lies inside a group", **about)

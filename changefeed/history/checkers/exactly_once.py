@@ -155,10 +155,9 @@ def _effects(view: View, at: int, record: Record, found: Findings) -> None:
         cursor = next((step.record["position"] for step in reversed(handled) if step.kind == "handled"), None)
     log = view.log_of(*place_of(cursor)) if cursor is not None and view.restores else view.log
     if segment.groups:
-        begin_after = log.groups_after(after, stamp, segment.filter)
-        if begin_after is None:
-            return  # nothing tells how much of its first group it had to get
-        after = begin_after
+        begins = log.groups_after(after, stamp, segment.filter)
+        # Where nothing tells how much of its first group it had to get, only what lies above is compared.
+        after = -1 if begins is None else begins
     try:
         selected = log.selected(segment.filter)
     except KeyError:

@@ -58,7 +58,7 @@ def counts(view: View) -> Counter[str]:
     for segments in view.readers.values():
         for before, segment in pairwise(segments):
             had["resets"] += before.refused is not None
-            had["resumes"] += before.refused is None and any(step.seq for step in segment.steps)
+            had["resumes"] += before.refused is None and any(s.seq for s in segment.steps if s.kind != "refused")
     for fault in view.faults:
         had[f"fault:{fault.kind}"] += 1
         for effect in fault.effects:

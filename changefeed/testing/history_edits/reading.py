@@ -123,7 +123,12 @@ def _effects(bench: Bench, least: int) -> Record | None:
     held = bench.held()
     keys = {key for entry in held.values() for key in entry["keys"]}
     found: Record | None = bench.pick(
-        bench.all("effects", lambda one: len(one["keys"]) >= least and set(one["keys"][-least:]) <= keys)
+        bench.all(
+            "effects",
+            lambda one: (
+                len(one["keys"]) >= least and set(one["keys"][-least:]) <= keys and bench.names(held, one["position"])
+            ),
+        )
     )
     return found
 
@@ -188,7 +193,13 @@ def _saved_back(bench: Bench) -> bool:
 @edit("C10", "a position is saved before its effect")
 def _saved_early(bench: Bench) -> bool:
     places = [(life[n], life[n + 1]) for life, n in bench.events() if life[n + 1 :] and life[n + 1]["f"] == "handled"]
-    places = [(event, saved) for event, saved in places if event["position"] == saved["position"]]
+    # Where its life began is told, or shown by events before.
+    lives = {id(life[n]): life[:n] for life, n in bench.events()}
+    places = [
+        (event, saved)
+        for event, saved in places
+        if event["position"] == saved["position"] and any(r["f"] in ("connected", "event") for r in lives[id(event)])
+    ]
     place = bench.pick([p for p in places if _is_new(bench, p[0])])
     if place is None:
         return False
