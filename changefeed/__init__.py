@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; at run time each name 
     from changefeed.settings import Settings
     from changefeed.subscriber.cursors import FileCursor, MemoryCursor, SqliteCursor
     from changefeed.subscriber.driver import Subscription, open_subscription
+    from changefeed.subscriber.postgresql_cursor import PostgresqlCursor
 
 __all__ = [
     "AcknowledgedLost",
@@ -61,6 +62,7 @@ __all__ = [
     "Pending",
     "Position",
     "PositionTooOld",
+    "PostgresqlCursor",
     "Publisher",
     "Receipt",
     "Refused",
@@ -86,6 +88,7 @@ if not TYPE_CHECKING:  # or type checkers would take any name at all for granted
             "changefeed.publisher.driver": "Pending Publisher open_publisher",
             "changefeed.settings": "Settings",
             "changefeed.subscriber.cursors": "FileCursor MemoryCursor SqliteCursor",
+            "changefeed.subscriber.postgresql_cursor": "PostgresqlCursor",
             "changefeed.subscriber.driver": "Subscription open_subscription",
         }.items()
         for name in names.split()
