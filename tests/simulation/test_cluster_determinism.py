@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from changefeed.simulation.cluster import virtual
 from changefeed.simulation.plan import Plan
 from changefeed.simulation.tiers import tier
 
@@ -64,3 +65,10 @@ def test_leaving_a_fault_out_shifts_no_chance_of_what_comes_before_it() -> None:
     before = [record for record in whole.history if record["t"] < until]
     assert before == [record for record in short.history if record["t"] < until]
     assert whole.digest != short.digest
+
+
+def test_what_makes_trio_quicker_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = tier("cluster")
+    quick = [cluster.run(seed).digest for seed in range(40, 46)]
+    monkeypatch.setattr(virtual, "QUICKER", [])
+    assert [cluster.run(seed).digest for seed in range(40, 46)] == quick
