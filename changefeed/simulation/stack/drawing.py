@@ -107,7 +107,11 @@ def _steps(chance: random.Random, options: dict[str, Any], clients: list[str]) -
         steps.append(_step(chance, chance.choice(kinds), round(at, 3), instances, clients))
         if chance.random() < 0.7:
             at += options["chaos_s"] * chance.random() ** 2
-    return steps
+    if chance.random() < 0.12:
+        # What is under way at a frozen leader meets another's term.
+        at = round(0.3 + 0.5 * chance.random(), 3)
+        steps.append(Step(at, "freeze-at", "leader", round(1.8 + chance.random(), 3), chance.choice(APPENDING)))
+    return sorted(steps, key=lambda step: step.at)
 
 
 def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...], clients: list[str]) -> Step:
