@@ -40,8 +40,8 @@ MUTANTS: Final = (
             ),
             Patch(
                 MACHINE,
-                "            if record.epoch > epoch:\n                self._end_term(now, \"overtaken\")\n                return True\n",
-                "",
+                '            if record.epoch > epoch:\n                self._end_term(now, "overtaken")\n                return True\n',
+                "            if record.epoch > epoch:\n                return False\n",
             ),
         ),
         sees=("C14",),

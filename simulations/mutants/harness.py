@@ -30,7 +30,7 @@ APART: Final = 10_000
 #: Seeds that something hidden runs alone: to show that it is, and no more.
 HIDDEN_SEEDS: Final = 60
 #: Of one seed, in seconds of real time. A whole one takes a tenth.
-SEED_S: Final = 60
+SEED_S: Final = 20
 TEST_S: Final = 600
 #: An error of these kinds says that the mutant is badly written, not that a promise was broken.
 TRIVIAL: Final = (

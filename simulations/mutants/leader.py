@@ -85,7 +85,7 @@ MUTANTS: Final = (
         "a batch that leaves a gap in its publisher's numbers is accepted",
         "gap? -> refuse",
         (Patch(MACHINE, "        elif batch.after == run.expected:\n", "        elif True:\n"),),
-        sees=("C6", "C13", "C14"),
+        tests=("tests/leader/test_leader_machine.py",),
     ),
     Mutant(
         "M23",
@@ -125,15 +125,13 @@ MUTANTS: Final = (
     # ---- defences
     Mutant(
         "D3",
-        "the leader answers a connection's batches in any order",
-        "every reply carries epoch, publisher and number, and leaves in the order of its batches",
+        "the answers of one append leave in the reverse order",
+        "answers of one connection leave in the order in which its batches came",
         (
             Patch(
                 MACHINE,
-                "        queue = request.channel.queue\n        while queue and queue[0].answer is not None:\n"
-                "            first = queue.popleft()\n",
-                "        queue = request.channel.queue\n        while request in queue:\n"
-                "            first = request\n            queue.remove(request)\n",
+                "        effects.append(Visible(flight.entries))\n",
+                "        effects.reverse()\n        effects.append(Visible(flight.entries))\n",
             ),
         ),
     ),

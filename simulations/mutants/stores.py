@@ -84,7 +84,7 @@ MUTANTS: Final = (
                 "        return leader is not None and leader.epoch == epoch\n",
             ),
         ),
-        sees=("C14",),
+        tests=("tests/coordination/test_coordinator_suite.py",),
     ),
     Mutant(
         "M27",
@@ -132,10 +132,23 @@ MUTANTS: Final = (
     ),
     Mutant(
         "M30",
-        "the fence is kept in the store's memory only: it is lost when the store restarts",
+        "the fence is written to the system's cache only: a loss of power takes it back",
         "from the moment that fence returns, no append with a lower epoch can ever become visible",
-        (),
-        sees=("C9", "C8"),
+        (
+            Patch(
+                "changefeed.log.sqlite_file",
+                '            with self._transaction("fence") as connection:\n',
+                '            self._writing().execute("PRAGMA synchronous=OFF")\n'
+                '            with self._transaction("fence") as connection:\n',
+            ),
+            Patch(
+                "changefeed.log.sqlite_file",
+                "        self._note(found.fence.epoch, found.tail)\n        self._make_whole(clean)\n",
+                "        self._note(found.fence.epoch, found.tail)\n"
+                '        self._writing().execute("PRAGMA synchronous=FULL")\n',
+            ),
+        ),
+        tests=("tests/power_loss/test_power_loss.py",),
     ),
     # ---- defences
     Mutant(

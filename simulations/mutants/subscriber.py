@@ -10,6 +10,7 @@ from simulations.mutants.patching import Patch
 SESSION: Final = "changefeed.serving.machine"
 SERVING: Final = "changefeed.serving.driver"
 CLIENT: Final = "changefeed.subscriber.machine"
+READER: Final = "changefeed.simulation.cluster.clients"
 BUFFER: Final = "changefeed.subscriber.buffer"
 
 MUTANTS: Final = (
@@ -54,6 +55,39 @@ MUTANTS: Final = (
             ),
         ),
         sees=("C5", "C10"),
+    ),
+    Mutant(
+        "M18",
+        "the application saves its cursor a step after the effect, not in one transaction",
+        "a subscriber that commits its position together with its own effect applies each event exactly once",
+        (
+            Patch(
+                READER,
+                "            return\n        effects.keys.append(event.id)\n        effects.cursor.position = event.position\n",
+                "            return\n        effects.keys.append(event.id)\n",
+            ),
+            Patch(
+                READER,
+                "            if not self.saves:\n                self.voice(",
+                "            if not self.saves:\n"
+                "                await trio.sleep(0.1)\n"
+                "                self.effects.cursor.position = event.position\n"
+                "                self.voice(",
+            ),
+        ),
+        sees=("C5", "C10"),
+        twin=(
+            Patch(
+                "changefeed.subscriber.cursors",
+                "                done = connection.execute(\n"
+                "                    f\"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?\",\n",
+                "                connection.execute(\"COMMIT\")\n"
+                "                connection.execute(\"BEGIN IMMEDIATE\")\n"
+                "                done = connection.execute(\n"
+                "                    f\"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?\",\n",
+            ),
+        ),
+        twin_tests=("tests/subscriber/test_cursors.py",),
     ),
     Mutant(
         "M25",

@@ -14,8 +14,8 @@ from changefeed.history.view import View
 
 #: Only the coordinator is away.
 AWAY: Final = frozenset({"quorum", "read-only"})
-#: Ends processes, and is over at once.
-KILLS: Final = frozenset({"kill", "kill-all", "kill-at"})
+#: Ends processes, at once; or harms no leader that answers, and no record of one.
+KILLS: Final = frozenset({"kill", "kill-all", "kill-at", "slow-coordinator", "disk-full", "unknown-incarnation"})
 #: Harms clients, or only what is shown.
 HARMLESS: Final = frozenset({"kill-client", "freeze-client", "cut-client", "slow-reader", "clock-jump"})
 #: Why a term ends when another instance has taken the lead.
@@ -34,7 +34,7 @@ def check(view: View, found: Findings) -> None:
 
 
 def _overtaken(view: View, at: int, record: Record, found: Findings) -> None:
-    """Only kills happened, and not to this one: it lives, since it says so. Then nobody had a reason to replace it.
+    """Only others were killed: this one lives, since it says so. Then nobody had a reason to replace it.
 
     Only where the store tells of its commits, as it does in virtual time: on a real machine, load is a reason.
     """
