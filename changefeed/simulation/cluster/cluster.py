@@ -73,6 +73,10 @@ class Cluster:
         self.processes: dict[str, Process] = {}
         self.lives: dict[str, int] = {}
         self.armed: list[Armed] = []
+        pauses = plan.option("pauses", ())
+        self._stalls = frozenset(point.removeprefix("step: ") for point in pauses if point.startswith("step: "))
+        self._stalled: dict[str, object] = {}
+        self._stalling = random.Random(f"{seed}-stalls")
         self.wall_ms = WALL_START_MS
         self.extra_way_s = 0.0
         self.extra_ask_s = 0.0
@@ -154,6 +158,8 @@ class Cluster:
                 voice("connected", reader=who, instance=facts["instance"], position=str(facts["position"]))
             if self.armed:
                 self.passed(who, name)
+            if name in self._stalls and who in self.processes:
+                self._stall(who)
 
         entropy = SeededEntropy(f"{self.seed}-{who}-{voice.life}")
         return World(entropy, lambda: self.wall_ms + int(trio.current_time() * 1000), trace)
@@ -165,6 +171,23 @@ class Cluster:
                 self.armed.remove(armed)
                 armed.act(who)
                 return
+
+    def _stall(self, who: str) -> None:
+        """Now and then a process stands still for a moment, before its next line."""
+        chance = self._stalling
+        if self.healed.is_set() or self.freezer.is_frozen(who) or chance.random() >= PAUSE_CHANCE:
+            return
+        token = self._stalled[who] = object()
+
+        def go_on() -> None:
+            if self._stalled.get(who) is token:
+                self._stalled.pop(who)
+                self.freezer.thaw(who)
+
+        self.freezer.freeze(who)
+        clock = virtual_clock()
+        clock.at(clock.now + PAUSE_S * chance.random(), go_on)
+        self.sightings["a process stood still behind a step"] += 1
 
     # ---- instances
 
@@ -262,6 +285,7 @@ class Cluster:
         self.network.kill(name)
         self.coordination.crash(process.coordinator)
         process.faults.killed = True
+        self._stalled.pop(name, None)
         process.scope.cancel()
         self.freezer.thaw(name)
         return True
@@ -287,6 +311,7 @@ class Cluster:
     def heal(self) -> None:
         """Everything that is still wrong ends now."""
         self.armed.clear()
+        self._stalled.clear()
         hosts = [*self.names, *self.clients]
         for number, host in enumerate(hosts):
             for other in hosts[number + 1 :]:
