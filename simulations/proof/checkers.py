@@ -1,4 +1,4 @@
-"""Rows of the checkers: each fires on bad histories, is silent on good ones, and takes time that grows as the history."""
+"""Rows of the checkers: each fires on bad histories, is silent on good ones, and takes time that grows as they do."""
 
 from __future__ import annotations
 
