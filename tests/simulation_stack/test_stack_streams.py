@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from changefeed.errors import ConnectionRefused, PortInUse
 from changefeed.simulation.cluster.virtual import run_virtually
-from changefeed.simulation.stack.streams import SimulatedListener, SimulatedStream, StreamNetwork, Weather
+from changefeed.simulation.stack.flow import Weather
+from changefeed.simulation.stack.streams import SimulatedListener, SimulatedStream, StreamNetwork
 from changefeed.transport.urls import Address
 
 ADDRESS = Address("127.0.0.1", 7000, "", "")

@@ -93,7 +93,8 @@ def test_a_plan_can_be_written_down_and_run_without_a_step() -> None:
 
 
 def test_every_kind_is_done_and_the_tier_is_registered() -> None:
-    assert tier("stack") is TIER
+    found: object = tier("stack")
+    assert found is TIER
     for kind in KINDS:
         assert hasattr(StackNemesis, "_" + kind.replace("-", "_")), kind
 

@@ -6,7 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from changefeed.simulation.stack.streams import StreamNetwork, Weather
+from changefeed.simulation.stack.flow import Weather
+from changefeed.simulation.stack.streams import StreamNetwork
 from changefeed.testing.transport_suite import CHECKS, Bench, Check, run_check
 from changefeed.transport.memory import MemoryNetwork
 from changefeed.transport.websocket import WebsocketNetwork

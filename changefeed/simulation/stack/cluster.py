@@ -19,9 +19,10 @@ from changefeed.simulation.cluster.recording import FEED, Recorder
 from changefeed.simulation.cluster.sightings import Sightings
 from changefeed.simulation.disk import RecordedDisk
 from changefeed.simulation.plan import Plan
+from changefeed.simulation.stack.flow import Weather
 from changefeed.simulation.stack.network import StackNetwork
 from changefeed.simulation.stack.store import SqlitePlace, Threads
-from changefeed.simulation.stack.streams import StreamNetwork, Weather
+from changefeed.simulation.stack.streams import StreamNetwork
 
 
 class PaddedWriter(Writer):
