@@ -92,8 +92,8 @@ POINTS: Final = (
 )
 #: Steps that are only passed when the leader changes; something is done that makes it.
 ELECTION_POINTS: Final = frozenset(POINTS[:4]) | {"deposed", "coordinator-write", "log: fence", "log: fence done"}
-#: Where a drawn pause may be put, if its seed has it on: calls of the log and of the coordinator, which then take longer;
-#: and named steps of an instance's code ("step: …"), behind which the whole process stands still for a moment.
+#: Where a drawn pause may be put, if its seed has it on: calls of the log and of the coordinator, which take longer
+#: then; and named steps of an instance's code ("step: …"), behind which the whole process stands still for a moment.
 PAUSES: Final = (
     "fence",
     "fence done",
