@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from changefeed.cli.command import LOG, Command, Positional, Values
+from changefeed.cli.last_resort import LastResort
 from changefeed.cli.output import ERASE, Output
 from changefeed.config import DATA_DIR, DEFAULT_COORDINATOR, DEFAULT_LISTEN, Option
 
@@ -16,36 +17,42 @@ if TYPE_CHECKING:
     from changefeed.instance import Instance
 
 
+#: Once everything was cancelled: more than an instance takes to close.
+END_S = 15.0
+
+
 async def run(values: Values, output: Output) -> int:
     from changefeed.instance import open_instance  # everything that an instance needs, only for who is one
 
     stop, opened = trio.Event(), trio.Event()
     caught: list[int] = []
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_watch_signals, opened, stop, caught, nursery.cancel_scope)
-        if not values.given & {"log", "coordinator"}:
-            await _say(output, {"event": "defaults", "data": DATA_DIR}, f"log and coordinator under ./{DATA_DIR}")
-            os.makedirs(DATA_DIR, exist_ok=True)
-        async with open_instance(
-            values.feeds,
-            log=values.log,
-            coordinator=values.coordinator,
-            listen=values.listen,
-            advertise=values.advertise,
-            name=values.name,
-            candidate=not values.no_candidate,
-            insecure=values.insecure,
-            kill_frozen=not values.no_kill_frozen,
-            settings=values.settings,
-        ) as instance:
-            opened.set()
-            nursery.start_soon(_announce, instance, values, output)
-            await stop.wait()
-            erase = ERASE if caught[0] == signal.SIGINT and output.human else ""  # the terminal's ^C
-            text = f"{erase}draining; once more ends at once"
-            await _say(output, {"event": "draining", "instance": instance.name}, text)
-            await instance.drain()
-        nursery.cancel_scope.cancel()
+    with LastResort(END_S) as resort:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(resort.watch)
+            await nursery.start(_watch_signals, opened, stop, caught, nursery.cancel_scope)
+            if not values.given & {"log", "coordinator"}:
+                await _say(output, {"event": "defaults", "data": DATA_DIR}, f"log and coordinator under ./{DATA_DIR}")
+                os.makedirs(DATA_DIR, exist_ok=True)
+            async with open_instance(
+                values.feeds,
+                log=values.log,
+                coordinator=values.coordinator,
+                listen=values.listen,
+                advertise=values.advertise,
+                name=values.name,
+                candidate=not values.no_candidate,
+                insecure=values.insecure,
+                kill_frozen=not values.no_kill_frozen,
+                settings=values.settings,
+            ) as instance:
+                opened.set()
+                nursery.start_soon(_announce, instance, values, output)
+                await stop.wait()
+                erase = ERASE if caught[0] == signal.SIGINT and output.human else ""  # the terminal's ^C
+                text = f"{erase}draining; once more ends at once"
+                await _say(output, {"event": "draining", "instance": instance.name}, text)
+                await instance.drain()
+            nursery.cancel_scope.cancel()
     if len(caught) > 1 or not opened.is_set():
         return 128 + caught[-1]
     await _say(output, {"event": "stopped"}, "stopped")

@@ -10,16 +10,23 @@ from typing import Final
 
 import trio
 
+from changefeed.cli.last_resort import STATUS
+from changefeed.cli.serve import END_S
 from changefeed.simulation.plan import Step
 from simulations.chaos.processes import Node
 from simulations.chaos.stage import INSTANCES, Doing, Stage, lowest_free_descriptor
+from simulations.chaos.strangers import send_large
 
 #: How long the placed faults wait for the call that they are placed at.
 PLACE_S: Final = 3.0
 DRAIN_S: Final = 12.0
 READY_S: Final = 15.0
-#: Address space that is left to a process.
-SPARE_BYTES: Final = 2 * 2**20
+#: How a process ends that had no memory.
+STARVED_ENDS: Final = (1, STATUS, -signal.SIGABRT, -signal.SIGSEGV)
+#: How much longer than its own last resort a process may take to end.
+SPARE_S: Final = 5.0
+#: Below what an instance takes in one message, and more than it finds among what it has.
+LARGE_BYTES: Final = 8 * 2**20
 
 
 def follower(stage: Stage, chance: random.Random) -> Node:
@@ -203,26 +210,39 @@ async def _answers(stage: Stage, node: Node) -> bool:
 
 
 async def no_memory(stage: Stage, step: Step, chance: random.Random) -> None:
-    """A process that cannot allocate may end, as by the kernel's own killer; it is started again like a killed one."""
+    """Nothing large can be allocated any more, and strangers send what needs it. A process that ends of it is started
+    again like one that the kernel's own killer took."""
     if not await stage.working() or (node := stage.leader()) is None:
         return
     async with stage.fault(step.kind, node.name, ("limit-met", "process-gone"), hold=(node.name,)) as doing:
         before = resource.prlimit(node.pid, resource.RLIMIT_AS)
-        limit = _address_space(node.pid) + SPARE_BYTES
+        limit = _address_space(node.pid)
         resource.prlimit(node.pid, resource.RLIMIT_AS, (limit, before[1]))
+        cut = 0
         try:
-            await stage.until(lambda: not node.running, step.lasts)
-            met = node.running and _address_space(node.pid) > limit - SPARE_BYTES
+            end = trio.current_time() + step.lasts
+            while trio.current_time() < end and node.running:
+                cut += await send_large(stage.url(node.name), LARGE_BYTES)
+                await trio.sleep(0.1)
         finally:
             if node.running:
                 resource.prlimit(node.pid, resource.RLIMIT_AS, before)
-        if not node.running:
+        # Trio's own tasks may have died: then it ends by itself soon (changefeed/cli/last_resort.py), or it goes on.
+        before_ns = node.gauge.get("monotonic_ns")
+        alive = await stage.until(
+            lambda: not node.running or node.gauge.get("monotonic_ns") > before_ns, END_S + SPARE_S
+        )
+        if not alive:
+            stage.wrong.append(f"{node.name} hangs after it had no memory; {node.said()}")
+            node.kill()
+        if node.running:
+            met = cut and _address_space(node.pid) >= limit - LARGE_BYTES
+            doing.effect("limit-met" if met else "missed", cut=cut)
+        else:
             doing.effect("process-gone", status=node.status)
             # Out of memory is one end that a program cannot choose.
-            stage.note_end(node, allowed=(1, -signal.SIGABRT, -signal.SIGSEGV))
+            stage.note_end(node, allowed=STARVED_ENDS)
             node.start()
-        else:
-            doing.effect("limit-met" if met else "missed")
 
 
 def _address_space(pid: int) -> int:

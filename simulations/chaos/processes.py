@@ -113,6 +113,17 @@ class Node:
             return False
         return self.running and stat.rpartition(")")[2].split()[0] in ("T", "t")
 
+    def tracebacks(self) -> list[str]:
+        """The last lines of the tracebacks that it printed: errors that nobody expected."""
+        found, inside = [], False
+        for line in self.output.read_text(errors="replace").splitlines() if self.output.exists() else ():
+            if line.startswith(("Traceback (most recent", "  + Exception Group Traceback")):
+                inside = True
+            elif inside and line[:1] not in ("", " "):
+                found.append(line)
+                inside = False
+        return found
+
     def said(self, lines: int = 5) -> str:
         """Its last words, on one line."""
         if not self.output.exists():

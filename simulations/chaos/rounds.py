@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,10 @@ STOP_S: Final = 15.0
 LATE: Final = 1.5
 DISK_MIB: Final = 600
 JUDGE_S: Final = 300.0
+#: What a process may say loudly that has no memory or no descriptors left.
+STARVED: Final = re.compile(
+    r"MemoryError|Too many open files|can't start new thread|Cannot allocate memory|out of memory"
+)
 #: After any fault, also after several at once, nobody waits longer for a receipt or a delivery.
 PAUSE_LIMIT_S: Final = 30.0
 
@@ -145,6 +150,10 @@ class Round:
             result.wrong.append(str(error))
         finally:
             stage.end()
+        for node in stage.nodes.values():
+            for line in node.tracebacks():
+                if not STARVED.search(line):
+                    stage.wrong.append(f"{node.name} printed a traceback: {line}")
         result.wrong += [*stage.crashes, *stage.wrong]
         result.hits = Counter(doing.kind for doing in stage.doings if set(doing.seen) - {"missed"})
         result.acked = stage.acked()

@@ -162,6 +162,21 @@ async def _answer(connection: Connection, message: dict[str, Any]) -> dict[str, 
     return answer
 
 
+async def send_large(url: str, size: int) -> bool:
+    """Send one message of that size as a first one; whether the server cut it off, or could not be reached."""
+    try:
+        with trio.fail_after(ANSWER_S):
+            network = WebsocketNetwork(Settings())
+            connection = await network.connect(url, subprotocols=(JSON,), message_bytes_max=2**24, timeout_s=ANSWER_S)
+            try:
+                await connection.send("x" * size)
+                return not json.loads(await connection.receive())
+            finally:
+                connection.abort()
+    except (ChangefeedError, trio.TooSlowError, ValueError):
+        return True
+
+
 class _open:
     def __init__(self, garbage: Garbage) -> None:
         self._garbage = garbage

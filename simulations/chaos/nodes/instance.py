@@ -5,6 +5,7 @@ It serves until SIGTERM, then drains and exits with status 0. What it is given: 
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import signal
@@ -17,6 +18,8 @@ from typing import Any
 
 import trio
 
+from changefeed.cli.last_resort import LastResort
+from changefeed.cli.serve import END_S
 from changefeed.instance import open_instance
 from changefeed.ports import World
 from changefeed.settings import Settings
@@ -93,25 +96,27 @@ async def serve(given: Given) -> None:
     settings = Settings(**given.settings)
     world = World(trace=told.trace)
     stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(watch_sigterm, stop)
-        async with open_instance(
-            [given.feed],
-            log=given.log,
-            coordinator=given.coordinator,
-            listen=given.listen,
-            advertise=given.advertise,
-            name=given.name,
-            insecure=True,
-            kill_frozen=True,
-            settings=settings,
-            world=world,
-        ) as instance:
-            nursery.start_soon(show, instance, told.gauge)
-            await stop.wait()
-            await instance.drain()
-        told.gauge.set("stopped", 1)
-        nursery.cancel_scope.cancel()
+    with LastResort(END_S) as resort:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(resort.watch)
+            await nursery.start(watch_sigterm, stop)
+            async with open_instance(
+                [given.feed],
+                log=given.log,
+                coordinator=given.coordinator,
+                listen=given.listen,
+                advertise=given.advertise,
+                name=given.name,
+                insecure=True,
+                kill_frozen=True,
+                settings=settings,
+                world=world,
+            ) as instance:
+                nursery.start_soon(show, instance, told.gauge)
+                await stop.wait()
+                await instance.drain()
+            told.gauge.set("stopped", 1)
+            nursery.cancel_scope.cancel()
 
 
 async def show(instance: Any, gauge: Numbers) -> None:
@@ -134,5 +139,7 @@ async def watch_sigterm(stop: trio.Event, *, task_status: trio.TaskStatus[None] 
 
 
 if __name__ == "__main__":
+    # Where a process hangs can be asked from outside.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     trio.run(serve, Given(**json.loads(sys.argv[1])))
