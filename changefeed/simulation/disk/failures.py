@@ -59,7 +59,7 @@ CALLS: Final[dict[str, Do]] = {
     "fence": lambda life: life.lead(clean=True),
     "fence after a crash": lambda life: life.lead(clean=False),
     "open_publisher": lambda life: life.open_publisher("p3", named=False),
-    "trim": lambda life: life.trim(),
+    "trim": lambda life: life.trim(0.7),
     "set_settings": lambda life: life.set_settings(),
     "maintain": lambda life: life.maintain(),
     "reopen": _reopen,

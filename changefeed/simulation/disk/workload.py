@@ -180,10 +180,11 @@ class Life:
             entries.append(scribe.entry(*key, sizes, self.chance.choice((20, 200, 200, 1500, 9000))))
         await self.both("append", lambda log: log.append(scribe.epoch, scribe.term, entries[0].seq - 1, entries))
 
-    async def trim(self) -> None:
+    async def trim(self, share: float | None = None) -> None:
+        """Drop that share of what is held; None: one by chance."""
         scribe, look = self._scribe(), await self.witness.look()
-        held = look.tail.seq - look.floor.seq
-        seq = look.floor.seq + int(held * self.chance.choice((0.1, 0.3, 0.5, 1.0)))
+        share = self.chance.choice((0.1, 0.3, 0.5, 1.0)) if share is None else share
+        seq = look.floor.seq + int((look.tail.seq - look.floor.seq) * share)
         await self.both("trim", lambda log: log.trim(scribe.epoch, scribe.term, seq))
 
     async def set_settings(self) -> None:
