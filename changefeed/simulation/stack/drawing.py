@@ -6,6 +6,7 @@ Kinds of its own (the others are cluster.drawing's):
     break-off        after so many bytes more each stream from one to another is reset, ends or falls silent
     vanish           an instance's machine loses its network and its processes: silence, resets once it is back
     stranger         an instance is killed, and something else answers at its port
+    ask-status       somebody asks an instance for its status over plain HTTP, again and again
     garbage          a peer that sends noise, half a handshake, torn and impossible frames, or reads nothing
     power-loss       all instances die within a write; their log is what the disk had; silence until they are back
     disk-error       calls of the disk fail: a sync, a write, or there is no room
@@ -19,7 +20,7 @@ from typing import Any, Final
 from changefeed.simulation.cluster import drawing as cluster
 from changefeed.simulation.plan import Plan, Step
 
-BYTE_KINDS: Final = ("reset", "break-off", "break-off", "vanish", "stranger", "garbage", "garbage")
+BYTE_KINDS: Final = ("reset", "break-off", "break-off", "vanish", "stranger", "garbage", "garbage", "ask-status")
 DISK_KINDS: Final = ("power-loss", "disk-error")
 #: Of the cluster tier's kinds, those that meet bytes: drawn here too, and more often.
 PROCESS_KINDS: Final = (

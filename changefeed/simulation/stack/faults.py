@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Final
 
@@ -74,6 +75,24 @@ class StackNemesis(Nemesis):
         seen = ""
         for _ in range(3):
             seen = await strangers.pester(cluster.streams, address, step.how, chance, FEED)
+        return seen
+
+    async def _ask_status(self, target: str, step: Step) -> str:
+        """An answer is whole, or there is an error that says why not."""
+        cluster, seen = self.cluster, MISSED
+        network, end = cluster.network.host("watcher"), trio.current_time() + step.lasts
+        while trio.current_time() < end:
+            try:
+                response = await network.get(f"{cluster.urls[target]}/status", timeout_s=0.5)
+            except ChangefeedError as error:
+                seen = error.code
+            else:
+                # Strangers answer there too, but never this.
+                seen = f"{response.status}"
+                if response.status == 200:
+                    assert json.loads(response.body)["instance"] == target
+                    cluster.sightings["a status told"] += 1
+            await trio.sleep(0.1)
         return seen
 
     # ---- the disk

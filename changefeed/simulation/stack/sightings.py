@@ -19,6 +19,7 @@ WANTED: Final = (
     "a write that waited for room",
     "a close over unread bytes",
     "a send that was given up",
+    "a status told",
     "JSON spoken",
     "msgpack spoken",
     "a batch known already",
