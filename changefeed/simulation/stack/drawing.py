@@ -69,6 +69,8 @@ def draw(seed: int) -> Plan:
     chance = random.Random(f"{seed}-stack-plan")
     base = cluster.draw(chance.getrandbits(48))
     options = dict(base.options)
+    # Every client here is a process of its own, beyond a socket.
+    options.pop("homes", None)
     options["chaos_s"] = min(options["chaos_s"], round(chance.uniform(1.0, 2.2), 2))
     options["groups"] = min(options["groups"], chance.randint(3, 9))
     # A run in which nobody reads shows nothing.
