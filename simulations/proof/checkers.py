@@ -23,7 +23,7 @@ TESTS: Final = Path(__file__).resolve().parents[2] / "tests"
 #: Made-up histories, half of them with a log that is put back to a copy; each gets all edits.
 SEEDS: Final = 400
 #: Events of the long history: about a million records.
-LONG: Final = 96_000
+LONG: Final = 150_000
 
 
 def rows(quick: bool = False) -> Iterator[Row]:
@@ -90,9 +90,7 @@ def made_up(seeds: int, whole: bool) -> Iterator[Row]:
                 edits += 1
                 done[promise] += 1
                 missed[name] += promise not in promises(broken)
-    yield Row(
-        f"{seeds} made-up good histories ({records} records) called bad", str(alarms), "0", not alarms and whole
-    )
+    yield Row(f"{seeds} made-up good histories ({records} records) called bad", str(alarms), "0", not alarms and whole)
     yield Row(
         f"edits that break one promise in one place ({len(EDITS)} kinds), noticed by the checker of that promise",
         f"{edits - missed.total()} of {edits}; fewest of a checker: {min(done.values())}",
