@@ -88,6 +88,7 @@ class Report:
         self.effects: dict[str, Counter[str]] = {}
         receipts: dict[str, list[float]] = {}
         deliveries: dict[str, list[float]] = {}
+        alone: dict[str, list[float]] = {}
         for result in results:
             self.totals.update(result.counts)
             for kind, seen in result.effects.items():
@@ -95,7 +96,9 @@ class Report:
             for kind, pauses in result.pauses.items():
                 receipts.setdefault(kind, []).extend(pauses["receipts"])
                 deliveries.setdefault(kind, []).extend(pauses["deliveries"])
+                alone.setdefault(kind, []).extend(pauses["alone"])
         self.receipts = {kind: Pauses(tuple(values)) for kind, values in receipts.items()}
+        self.alone = {kind: Pauses(tuple(values)) for kind, values in alone.items()}
         self.deliveries = {kind: Pauses(tuple(values)) for kind, values in deliveries.items()}
 
     @property
@@ -112,9 +115,9 @@ class Report:
     def text(self) -> str:
         lines = [
             "",
-            f"{'':22} {'':10} {'':>9} {'without receipts, s':^23}  {'without deliveries, s':^23}",
+            f"{'':43} {'without receipts, s':^23}  {'without deliveries, s':^23}  {'receipts, alone':^20}",
             f"{'fault':22} {'number':10} {'hit/done':>9} {'median':>7} {'p99':>7} {'worst':>7}  "
-            f"{'median':>7} {'p99':>7} {'worst':>7}  effects",
+            f"{'median':>7} {'p99':>7} {'worst':>7}  {'of':>4} {'median':>7} {'worst':>7}  effects",
         ]
         for kind in self.kinds:
             seen = self.effects[kind]
@@ -124,9 +127,11 @@ class Report:
             )
             lines.append(
                 f"{kind:22} {number:10} {seen['hit']:4}/{seen['done']:<4} "
-                f"{self.receipts.get(kind, Pauses(()))}  {self.deliveries.get(kind, Pauses(()))}  {effects}"
+                f"{self.receipts.get(kind, Pauses(()))}  {self.deliveries.get(kind, Pauses(()))}  "
+                f"{self._alone(kind)}  {effects}"
             )
-        lines += ["", "in all: " + ", ".join(f"{self.totals[name]} {name}" for name in _TOTALS)]
+        lines += ["", "alone: nothing else was done for 2 s before it, and until it was over (2 s at least)"]
+        lines += ["in all: " + ", ".join(f"{self.totals[name]} {name}" for name in _TOTALS)]
         lines += [f"{number}: {what}" for number, what in ALWAYS if number != "F19" or self.own_clocks]
         if not self.own_clocks:
             lines.append("not available: F19: no time namespaces here")
@@ -136,6 +141,11 @@ class Report:
         bad = [result for result in self.results if not result.ok]
         lines.append(f"{len(self.results)} rounds, {len(bad)} not clean: {'PASS' if self.ok else 'FAIL'}")
         return "\n".join(lines)
+
+    def _alone(self, kind: str) -> str:
+        pauses = self.alone.get(kind, Pauses(()))
+        figures = f"{pauses.median:7.2f} {pauses.worst:7.2f}" if pauses.values else f"{'-':>7} {'-':>7}"
+        return f"{len(pauses.values):4} {figures}"
 
     def json(self) -> str:
         made: dict[str, Any] = {
@@ -147,6 +157,10 @@ class Report:
                     "effects": dict(self.effects[kind]),
                     "receipts": self.receipts.get(kind, Pauses(())).figures(),
                     "deliveries": self.deliveries.get(kind, Pauses(())).figures(),
+                    "alone": {
+                        **self.alone.get(kind, Pauses(())).figures(),
+                        "faults": len(self.alone.get(kind, Pauses(())).values),
+                    },
                 }
                 for kind in self.kinds
             },

@@ -38,7 +38,7 @@ DISK_MIB: Final = 600
 JUDGE_S: Final = 300.0
 #: What a process may say loudly that has no memory or no descriptors left.
 STARVED: Final = re.compile(
-    r"MemoryError|Too many open files|can't start new thread|Cannot allocate memory|out of memory"
+    r"MemoryError|Too many open files|can't start new thread|Cannot allocate memory|out of memory|did not end within"
 )
 #: After any fault, also after several at once, nobody waits longer for a receipt or a delivery.
 PAUSE_LIMIT_S: Final = 30.0

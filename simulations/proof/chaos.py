@@ -101,6 +101,11 @@ def told(report: Mapping[str, Any], scale: float) -> Iterator[Row]:
 
 
 def _pauses(report: Mapping[str, Any], kind: str) -> str:
-    """Seconds without receipts after faults of that kind."""
-    found = report["kinds"][kind]["receipts"]
-    return f" (no receipts for {found['median_s']:.2f} s, p99 {found['p99_s']:.2f}, worst {found['worst_s']:.2f})"
+    """Seconds without receipts after faults of that kind; of those, after the ones that came alone."""
+    found, alone = report["kinds"][kind]["receipts"], report["kinds"][kind]["alone"]
+    apart = (
+        f"; {alone['faults']} alone: {alone['median_s']:.2f}, worst {alone['worst_s']:.2f}" if alone["faults"] else ""
+    )
+    return (
+        f" (no receipts for {found['median_s']:.2f} s, p99 {found['p99_s']:.2f}, worst {found['worst_s']:.2f}{apart})"
+    )

@@ -21,8 +21,8 @@ def result(**more: Any) -> Result:
             "garbage": {"done": 1, "hit": 0, "missed": 1},
         },
         pauses={
-            "kill-leader": {"faults": 3, "receipts": [0.1, 0.2, 3.0], "deliveries": [0.2, 0.3, 3.5]},
-            "garbage": {"faults": 1, "receipts": [], "deliveries": []},
+            "kill-leader": {"faults": 3, "receipts": [0.1, 0.2, 3.0], "deliveries": [0.2, 0.3, 3.5], "alone": [0.1]},
+            "garbage": {"faults": 1, "receipts": [], "deliveries": [], "alone": []},
         },
     )
     for name, value in more.items():
