@@ -353,7 +353,11 @@ class Subscription:
                     machine = self._machine
                     self._dialer.welcomed()
                     self._world.trace(
-                        "welcomed", feed=machine.feed, instance=machine.instance, position=machine.position
+                        "welcomed",
+                        feed=machine.feed,
+                        name=machine.name,
+                        instance=machine.instance,
+                        position=machine.position,
                     )
 
     def _leave(self, error: ChangefeedError, delay_s: float = 0.0) -> None:

@@ -15,10 +15,11 @@ from changefeed.errors import AcknowledgedLost, CannotResume, ChangefeedError, O
 from changefeed.history.facts import submit_facts
 from changefeed.publisher.driver import Pending, Publisher
 from changefeed.simulation.cluster.recording import FEED, Voice
-from changefeed.simulation.cluster.virtual import PROCESS
+from changefeed.simulation.cluster.virtual import PROCESS, virtual_clock
 from changefeed.subscriber.driver import Subscription
 
 if TYPE_CHECKING:
+    from changefeed.instance import Instance
     from changefeed.simulation.cluster.cluster import Cluster
 
 OPS: Final = ("create", "update", "update", "delete")
@@ -27,7 +28,10 @@ AFTER_HEAL: Final = 2
 
 
 class Client:
-    """A process that is killed and begins again. again: set while it may run; kill it with `Cluster.kill_client`."""
+    """Something that is killed and begins again: a process of its own, or a part of an instance's.
+
+    home: the instance in whose process it lives, and through which it goes without a socket; "": a process of its own.
+    """
 
     def __init__(self, cluster: Cluster, who: str) -> None:
         self.cluster = cluster
@@ -36,6 +40,7 @@ class Client:
         self.voice: Voice = cluster.voice(who, 0)
         self.scope: trio.CancelScope | None = None
         self.away_s = 0.0
+        self.home: str = cluster.plan.option("homes", {}).get(who, "")
         servers = cluster.servers
         random.Random(f"{cluster.seed}-{who}-servers").shuffle(servers)
         self.servers = servers
@@ -45,6 +50,14 @@ class Client:
         self.voice = self.cluster.voice(self.who, self.life)
         self.scope = trio.CancelScope()
         return self.scope
+
+    async def at_home(self) -> Instance | None:
+        """The instance in whose process this lives, once it runs; None for a process of its own."""
+        if not self.home:
+            return None
+        while (process := self.cluster.running(self.home)) is None:
+            await virtual_clock().sleep(0.05)
+        return process.instance
 
     def killed(self, away_s: float) -> None:
         """As SIGKILL: nothing that it does from now on can be heard. It begins again after `away_s`."""
@@ -112,7 +125,7 @@ class Writer(Client):
         return group
 
     async def run(self) -> None:
-        PROCESS.set(self.who)
+        PROCESS.set(self.home or self.who)
         while not self.done:
             with self.begin() as scope:
                 await self._live()
@@ -122,18 +135,19 @@ class Writer(Client):
         self.scope = None
 
     async def _live(self) -> None:
-        cluster = self.cluster
-        async with (
-            open_publisher(
+        cluster, instance = self.cluster, await self.at_home()
+        if instance is not None:
+            opening = instance.publisher(FEED, name=self.name)
+        else:
+            opening = open_publisher(
                 FEED,
                 self.servers,
                 name=self.name,
                 settings=cluster.settings,
                 network=cluster.network.host(self.who),
                 world=cluster.world(self.who, self.voice),
-            ) as publisher,
-            trio.open_nursery() as nursery,
-        ):
+            )
+        async with opening as publisher, trio.open_nursery() as nursery:
             submit = partial(self._submit, publisher, nursery)
             if self.named and self.groups:
                 # Until the leader has noticed that the run before has gone, the name is in use.
@@ -305,12 +319,12 @@ class Reader(Client):
     def look(self) -> None:
         """Tell how far it is, events or not."""
         position = self.reached
-        if position is not None and position != self._told and self.scope is not None:
+        if self._subscription is not None and position is not None and position != self._told:
             self._told = position
             self.voice("bookmark", reader=self.who, position=str(position))
 
     async def run(self) -> None:
-        PROCESS.set(self.who)
+        PROCESS.set(self.home or self.who)
         if self.late:
             await trio.sleep(self.late)
         while True:
@@ -321,7 +335,7 @@ class Reader(Client):
                 await trio.sleep(self.away_s)
 
     async def _live(self) -> None:
-        cluster, effects = self.cluster, self.effects
+        cluster, effects, instance = self.cluster, self.effects, await self.at_home()
         saved = effects.cursor.position
         if saved is not None and self._inside:
             cluster.sightings["a position inside a group resumed"] += 1
@@ -332,18 +346,20 @@ class Reader(Client):
             groups=self.groups,
             start=self.start if saved is None else str(saved),
         )
-        try:
-            async with open_subscription(
+        wanted = {"start": self.start, "cursor": effects.cursor, "name": self.who, **self.filter}
+        if instance is not None:
+            opening = instance.subscribe(FEED, **wanted)
+        else:
+            opening = open_subscription(
                 FEED,
                 self.servers,
-                start=self.start,
-                cursor=effects.cursor,
-                name=self.who,
                 settings=cluster.settings,
                 network=cluster.network.host(self.who),
                 world=cluster.world(self.who, self.voice),
-                **self.filter,
-            ) as subscription:
+                **wanted,
+            )
+        try:
+            async with opening as subscription:
                 self._subscription = subscription
                 if effects.cursor.position is None:
                     effects.origin = effects.cursor.position = subscription.state.position

@@ -155,7 +155,9 @@ class Cluster:
                 facts.pop("instance", None)
                 voice(name, **facts)
             elif name == "welcomed":
-                voice("connected", reader=who, instance=facts["instance"], position=str(facts["position"]))
+                reader = facts["name"]
+                said = self.clients[reader].voice
+                said("connected", reader=reader, instance=facts["instance"], position=str(facts["position"]))
             if self.armed:
                 self.passed(who, name)
             if name in self._stalls and who in self.processes:
@@ -248,9 +250,12 @@ class Cluster:
                     process.instance = instance
                     await process.drain.wait()
                     await instance.drain()
+                    process.instance = None
+                    self._kill_homed(name)
         finally:
             if self.processes.get(name) is process:
                 del self.processes[name]
+                self._kill_homed(name)
 
     async def _dead(self, member: Any) -> bool:
         return False
@@ -286,9 +291,16 @@ class Cluster:
         self.coordination.crash(process.coordinator)
         process.faults.killed = True
         self._stalled.pop(name, None)
+        self._kill_homed(name)
         process.scope.cancel()
         self.freezer.thaw(name)
         return True
+
+    def _kill_homed(self, name: str) -> None:
+        """Who lives in an instance's process ends with it."""
+        for client in self.clients.values():
+            if client.home == name:
+                client.killed(0.0)
 
     def freeze(self, name: str) -> Process | None:
         """As SIGSTOP. The coordinator hears nothing of it meanwhile."""

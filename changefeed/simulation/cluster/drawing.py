@@ -138,6 +138,7 @@ def draw(seed: int) -> Plan:
         # What is kept of a named publisher goes with its last entry: a rerun after that is as new as any other.
         options["named"] = ""
     _cursors(random.Random(f"{seed}-cursors"), options)
+    _homes(random.Random(f"{seed}-homes"), options)
     return Plan(_steps(chance, options), tuple(options.items()))
 
 
@@ -185,6 +186,15 @@ def _cursors(chance: random.Random, options: dict[str, Any]) -> None:
             reader["work_s"] = chance.choice((0.0, 0.01, 0.05))
             if chance.random() < 0.6:
                 reader["fails"] = chance.randint(1, 12)
+
+
+def _homes(chance: random.Random, options: dict[str, Any]) -> None:
+    """Some clients live in an instance's process: they end with it, and reach it without a socket."""
+    if chance.random() < 0.2:
+        clients = [*options["publishers"], *(reader["who"] for reader in options["readers"])]
+        homes = {who: chance.choice(NAMES[: options["instances"]]) for who in clients if chance.random() < 0.5}
+        if homes:
+            options["homes"] = homes
 
 
 def _kinds(chance: random.Random) -> list[str]:
