@@ -138,9 +138,10 @@ class Look:
                 FuturePosition,
                 f"lies beyond the end of the log (seq {self.tail.seq}): an older copy was restored",
             )
-        elif position.seq < self.floor.seq:
+        elif position.seq < self.floor.seq and self.epoch_of(position.seq) in (None, (position.epoch, position.term)):
             kind, why = PositionTooOld, f"is too old: what follows it was trimmed up to seq {self.floor.seq}"
         elif (position.epoch, position.term) != self.epoch_of(position.seq):
+            # Below the floor too, as far as the history of terms reaches: it is not old, but of another log.
             kind, why = OtherLineage, "belongs to a term that this log does not hold: the log was restored from a copy"
         if kind is None:
             return None
@@ -164,8 +165,8 @@ class Moved:
 
 
 class Outbox(Protocol):
-    """Changes that applications wrote beside their own data, in their own transactions, waiting to be moved into the log
-    by whoever leads. The publisher of what is moved is OUTBOX; its numbers only count."""
+    """Changes that applications wrote beside their own data, in their own transactions, waiting to be moved into the
+    log by whoever leads. The publisher of what is moved is OUTBOX; its numbers only count."""
 
     async def waiting(self, bytes_max: int) -> Moved | None:
         """What may be moved next, without a lock: some transactions, or a part of one above `bytes_max`; None if

@@ -328,7 +328,8 @@ async def check_positions(make_store: MakeStore) -> None:
 
 
 async def check_trimmed_positions(make_store: MakeStore) -> None:
-    """The floor stays a position with its own epoch, below it is too old, through a total trim and a restart."""
+    """The floor stays a position with its own epoch, below it is too old, through a total trim and a restart. Where the
+    history of terms, which reaches below the floor, says that another term wrote there, it is of another log."""
     async with opened(make_store, "trimmed positions") as log:
         first = await Scribe.fencing(log, 1)
         await first.write(2, 2)
@@ -352,6 +353,12 @@ async def check_trimmed_positions(make_store: MakeStore) -> None:
         look = await log.look()
         assert look.check(before.position(5)) is None and type(look.check(before.position(4))) is PositionTooOld
         assert look.check(Position(log.lineage, 2, third.term, 5)) is not None
+        await third.write(2, 2)
+        await log.trim(3, third.term, 8)
+        look = await log.look()
+        assert look.floor.seq == 8 and type(look.check(Position(log.lineage, 3, third.term, 6))) is PositionTooOld
+        assert type(look.check(Position(log.lineage, 2, second.term, 6))) is OtherLineage
+        assert type(look.check(before.position(4))) is PositionTooOld
         await check_whole(log)
 
 

@@ -129,6 +129,10 @@ def _losses(view: View, found: Findings) -> None:
             ):
                 continue
             later = next((one for one in mine if one.at > restore.at and not view.lost(*one.last)), None)
+            if later is not None and any(
+                restore.at < at < later.at and floor >= newest.last[1] for at, floor in view.trims
+            ):
+                continue  # what stood there may have been trimmed since: nobody can tell the two apart any more
             if later is not None and not any(restore.at < at < later.at for at in told.get(who, ())):
                 found.say(
                     f"{who[0]} got a receipt at {later.last[0]}.{later.last[1]}, and was never told that its receipt "
