@@ -38,6 +38,15 @@ LIMIT_S = 60.0
 #: What must be proved of at least so many bugs.
 BUGS = 3
 
+#: What programs say that are not there, or do not know what they are asked.
+_NO_PROGRAM = (
+    "No module named",
+    "unrecognized arguments",
+    "file or directory not found",
+    "no tests ran",
+    "can't open file",
+)
+
 #: Runs in the worktree; says what broke, as JSON, and exits with 1 if something did.
 _RUN = """
 import json, pathlib, sys
@@ -174,7 +183,7 @@ def _telling(lines: Sequence[str], tokens: Sequence[str]) -> str:
 
 def _no_program(lines: Sequence[str]) -> bool:
     """The command is none of this commit: that is no bug that was found."""
-    return any("No module named" in line or "unrecognized arguments" in line for line in lines)
+    return any(sign in line for line in lines for sign in _NO_PROGRAM)
 
 
 def prove(found: Found) -> Iterator[Row]:

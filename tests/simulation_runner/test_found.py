@@ -58,6 +58,7 @@ def test_what_a_run_says_is_red_green_or_no_run() -> None:
     assert judged({}, 1, ["Traceback", "ModuleNotFoundError: No module named 'x'"], 0.1).wrong
     old = {"command": ["-m", "simulations.old"]}
     assert judged(old, 1, ["/usr/bin/python: No module named simulations.old"], 0.1).wrong
+    assert judged({"command": ["-m", "pytest"]}, 4, ["ERROR: file or directory not found: tests/x"], 0.1).wrong
     assert judged(old, 1, ["seed 7: twice", "1 seeds, 1 failed"], 0.1) == Seen(True, "1 seeds, 1 failed", 0.1)
     assert judged({**old, "tokens": ["seed 7:"]}, 1, ["seed 7: twice", "1 failed"], 0.1).says == "seed 7: twice"
 
