@@ -61,7 +61,8 @@ class Cursor(Protocol):
 
     async def store(self, position: Position, *, sync: bool = True) -> None:
         """Keep `position`, durably where the cursor is durable. sync=False: it survives the death of the process; the
-        loss of power only once another one was stored. Raises CursorError. Cancellation: it is kept."""
+        loss of power surely only once another one was stored with sync, and on a file system that keeps the order of
+        renames (ext4, XFS) once another one was stored at all. Raises CursorError. Cancellation: it is kept."""
 
     async def aclose(self) -> None:
         """Let go. Idempotent; the cursor may be opened again."""
@@ -186,7 +187,7 @@ class FileCursor:
                 os.fsync(file.fileno())
             os.replace(new, self.path)
             if not sync:
-                # The old content or the new one, never half of it; the next file's fsync brings the rename along.
+                # The old content or the new, never half of it; mostly the next fsync brings the rename along.
                 return
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
