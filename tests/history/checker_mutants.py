@@ -204,10 +204,12 @@ def _replace(tree: ast.Module, target: ast.AST, change: Callable[[ast.AST], ast.
 
 @dataclass
 class Bank:
-    """Histories with what is known of them. bad: promise -> histories that break it, with a part of what is said."""
+    """Histories with what is known of them. bad: promise -> histories that break it, with a part of what is said.
+    exact: histories with all the promises that they break."""
 
     good: list[list[Record]] = field(default_factory=list)
     bad: dict[str, list[tuple[list[Record], str]]] = field(default_factory=dict)
+    exact: list[tuple[list[Record], set[str]]] = field(default_factory=list)
 
 
 @functools.cache
@@ -227,9 +229,10 @@ def bank(seeds: int) -> Bank:
     told = load("conftest").told
     by_hand, corners = load("test_checkers_by_hand"), load("test_checkers_corners")
     found = Bank()
-    for promise, _, good, bad, _ in by_hand.TWINS:
+    for promise, _, good, bad, others in by_hand.TWINS:
         found.good.append(told(good))
         found.bad.setdefault(promise, []).append((told(bad), ""))
+        found.exact.append((told(bad), {promise, *others}))
     for promise, _, bad, says in corners.BAD:
         found.bad.setdefault(promise, []).append((told(bad), says))
     for text in (*by_hand.GOOD.values(), *corners.GOOD.values()):
@@ -264,7 +267,7 @@ def build(module: types.ModuleType, mutant: Mutant) -> types.ModuleType:
     return made
 
 
-def try_checker(module: types.ModuleType, mutant: Mutant, goods: list[Any], bads: list[Any]) -> None:
+def try_checker(module: types.ModuleType, mutant: Mutant, goods: list[Any], bads: list[Any], exact: list[Any]) -> None:
     """Raises if the mutant of a checker is noticed."""
     made = build(module, mutant)
     check = made.check if hasattr(made, "PROMISE") else _part_of_another(made.check)
@@ -274,6 +277,10 @@ def try_checker(module: types.ModuleType, mutant: Mutant, goods: list[Any], bads
     for one in goods:
         if check(one):
             raise Killed("a good history is called bad")
+    if hasattr(made, "PROMISE"):
+        for one, promises in exact:
+            if bool(check(one)) != (made.PROMISE in promises):
+                raise Killed("a bad history gets another verdict")
     for figure in load("test_checkers_corners").FIGURES.get(module.__name__.removeprefix("changefeed.history."), ()):
         figure(made, load("conftest").told)
 
@@ -324,6 +331,7 @@ def run(
     histories = bank(seeds)
     small = bank(max(2, seeds // 4))
     views = [view.View(enumerate(one)) for one in histories.good]
+    exact = [(view.View(enumerate(one)), promises) for one, promises in histories.exact]
     signal.signal(signal.SIGALRM, _alarm)
     results: dict[str, tuple[int, int, int]] = {}
     for part in parts:
@@ -342,7 +350,7 @@ def run(
             if core:
                 try_core(module, mutant, small)
             else:
-                try_checker(module, mutant, views, bads)
+                try_checker(module, mutant, views, bads, exact)
 
         attempt(Mutant(0, "nothing", ast.parse(source)))  # what is not changed is not noticed
         total = killed = explained = 0

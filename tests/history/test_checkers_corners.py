@@ -239,6 +239,45 @@ GOOD: dict[str, str] = {
         without(PLAIN, "nemesis over", "nemesis effect 1", "nemesis fault 1"),
         ("a elected 1", "nemesis fault 1 quorum all\nnemesis effect 1 seen\na elected 1"),
     ),
+    "nobody tells when now was, of two lives": _(
+        without(PLAIN, "end effects s1", "s1 "),
+        (
+            "b append 2 3-4 stored",
+            "b append 2 3-4 stored\ns1 reader from now\ns1 event 2.3 c\ns1#2 reader from now\ns1#2 handled 2.4",
+        ),
+    ),
+    "a welcome in the middle of a life is ahead of what was given": _(
+        PLAIN, ("s0 event 1.2 b group 1", "s0 connected 1.2\ns0 event 1.2 b group 1")
+    ),
+    "single events were saved inside of a group, and then whole groups are wanted": _(
+        without(PLAIN, "end effects s0"),
+        ("s0 handled 1.2", "s0 handled 1.1"),
+        ("s0#2 reader from beginning", "s0#2 reader groups from beginning"),
+        ("s0#2 connected 1.2 asked 1.2", "s0#2 connected 0 asked 1.1\ns0#2 event 1.1 a more\ns0#2 event 1.2 b group 1"),
+    ),
+    "the same, and nobody tells where it began": _(
+        without(SILENT, "end effects s0"),
+        ("s0 handled 1.2", "s0 handled 1.1"),
+        ("s0#2 reader from beginning", "s0#2 reader groups from beginning"),
+        ("s0#2 event 2.3 c", "s0#2 event 1.1 a more\ns0#2 event 1.2 b group 1\ns0#2 event 2.3 c"),
+    ),
+    "it began at a position, and was killed between saving and saying so": _(
+        without(PLAIN, "end effects s0"),
+        ("s0 reader from beginning", "s0 reader from 1.1"),
+        ("s0 connected 0", "s0 connected 1.1"),
+        ("s0 event 1.1 a more", ""),
+        ("s0 handled 1.2", ""),
+        ("s0#2 reader from beginning", "s0#2 reader from 1.1"),
+        ("s0#2 connected 1.2 asked 1.2", "s0#2 connected 1.2"),
+    ),
+    "whole groups begin before the position inside of one": GROUPS.replace(
+        "s1 connected 1.1", "s1 connected 0 asked 1.1"
+    ),
+    "a filter passes over what was lost, where something else stands now": _(
+        without(LOST, "end effects s0", "s0 event 1.2 b"),
+        ("s0 reader from beginning", 's0 reader {"ids": ["a", "c", "d"]} from beginning'),
+        ("s0#2 reader from beginning", 's0#2 reader {"ids": ["a", "c", "d"]} from beginning'),
+    ),
 }
 
 #: (promise, what is wrong, the history, a part of the sentence).
@@ -633,6 +672,91 @@ BAD: list[tuple[str, str, str, str]] = [
         "a named publisher's last life ends without an outcome",
         _(PLAIN, ("p2#2 acked o3 2.4-4 repeated", "p2#2 quit")),
         "op o3 of p2 has no outcome",
+    ),
+    (
+        "C10",
+        "a welcome in the middle of a life gives nothing",
+        _(
+            PLAIN,
+            ("s0 event 1.2 b group 1", "s0 connected 1.2"),
+            ("s0 handled 1.2", "s0 handled 1.2\ns0 event 1.2 b group 1"),
+        ),
+        "had been given only 1",
+    ),
+    (
+        "C10",
+        "it saved what came after its bookmark, before it came",
+        _(
+            without(PLAIN, "end effects s1", "s1 "),
+            (
+                "b append 2 3-4 stored",
+                "b append 2 3-4 stored\ns1 reader from now\ns1 bookmark 1.2\ns1 handled 2.3\ns1 event 2.3 c\ns1 quit",
+            ),
+        ),
+        "had been given only 2",
+    ),
+    (
+        "C10",
+        "it was sent away, and then began too late",
+        _(
+            PLAIN,
+            ("s0#2 connected 1.2 asked 1.2", "s0#2 refused unavailable 1.2\ns0#2 connected 2.3"),
+            ("s0#2 event 2.3 c", ""),
+        ),
+        "although it had been given only 2",
+    ),
+    (
+        "C10",
+        "single events begin before a position inside of a group",
+        _(
+            without(PLAIN, "end effects s0"),
+            ("s0 handled 1.2", "s0 handled 1.1"),
+            ("s0#2 connected 1.2 asked 1.2", "s0#2 connected 0\ns0#2 event 1.1 a more\ns0#2 event 1.2 b group 1"),
+        ),
+        "although 1 was saved",
+    ),
+    (
+        "C10",
+        "the same, and nobody tells where it began",
+        _(
+            without(SILENT, "end effects s0"),
+            ("s0 handled 1.2", "s0 handled 1.1"),
+            ("s0#2 event 2.3 c", "s0#2 event 1.1 a more\ns0#2 event 1.2 b group 1\ns0#2 event 2.3 c"),
+        ),
+        "again, although 1 was saved",
+    ),
+    (
+        "C10",
+        "what began now goes on too late",
+        _(
+            without(PLAIN, "end effects s0")
+            .replace("s0 reader from beginning", "s0 reader from now")
+            .replace("s0#2 reader from beginning", "s0#2 reader from now"),
+            ("s0#2 connected 1.2 asked 1.2", "s0#2 connected 2.3"),
+            ("s0#2 event 2.3 c", ""),
+        ),
+        "although it had been given only 2",
+    ),
+    (
+        "C10",
+        "it began before the position where it was to begin",
+        _(
+            without(PLAIN, "end effects s0"),
+            ("s0 reader from beginning", "s0 reader from 1.2"),
+            ("s0 handled 1.2", ""),
+            ("s0#2 reader from beginning", "s0#2 reader from 1.2"),
+        ),
+        "was to begin after",
+    ),
+    (
+        "C10",
+        "saved twice, and it begins after the first",
+        _(
+            PLAIN,
+            ("s0 event 1.1 a more", "s0 event 1.1 a more\ns0 handled 1.1"),
+            ("s0#2 connected 1.2 asked 1.2", "s0#2 connected 1.1\ns0#2 event 1.2 b group 1"),
+        ),
+        "although 2 was saved",
     ),
 ]
 

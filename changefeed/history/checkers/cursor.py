@@ -81,16 +81,14 @@ class _Chapter:
                 self._handled(segment, step)
             begun = begun or kind != "refused"
 
-    def _stands(self, segment: Segment, step: Step, what: str) -> bool:
+    def _stands(self, segment: Segment, step: Step, what: str) -> None:
         held = self.log.at.get(step.seq)
-        if held is None or held.stamp == step.stamp or self.view.lost(step.stamp, step.seq):
-            return True
-        self.found.say(
-            f"{segment} {what} {step.stamp}.{step.seq}, but the entry that holds {step.seq} is of {held.stamp}",
-            record=step.at,
-            seqs=[step.seq],
-        )
-        return False
+        if held is not None and held.stamp != step.stamp and not self.view.lost(step.stamp, step.seq):
+            self.found.say(
+                f"{segment} {what} {step.stamp}.{step.seq}, but the entry that holds {step.seq} is of {held.stamp}",
+                record=step.at,
+                seqs=[step.seq],
+            )
 
     def _connected(self, segment: Segment, step: Step, first: bool) -> None:
         self._stands(segment, step, "was to go on after")
@@ -109,8 +107,6 @@ class _Chapter:
         if self.saved is not None:
             if not fits:
                 self.found.say(f"{segment} began after {step.seq}, although it had been given only {given}", **about)
-        elif segment.start == "now":
-            self.given = None  # nothing was saved: it begins now, whatever it was given before
         elif "." in segment.start:
             stamp, seq = place_of(segment.start)
             if not self._begins(segment, step, stamp, seq) and not (fits and step.seq > seq):
