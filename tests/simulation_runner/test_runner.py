@@ -59,7 +59,7 @@ async def test_a_failure_comes_with_plan_and_history_and_is_seen_twice() -> None
 
 async def test_what_hangs_dies_or_raises_names_its_seed_and_the_others_go_on() -> None:
     """A hung one with the place where it hangs, a dead one with its end and last words."""
-    summary, told = await finished(Order("fake_tier:Troubled", seeds=8, jobs=2, limit_s=1.0))
+    summary, told = await finished(Order("fake_tier:Troubled", seeds=8, jobs=2, limit_s=4.0))
     assert summary.seeds == 8
     broken = {result.seed: result.broken[0] for result in told}
     assert broken.keys() == {2, 3, 4, 5}
