@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, help="rounds for about so long")
     made.add_argument("--until-counts", action="store_true", help="rounds until the long proof's counts are reached")
     made.add_argument("--want", default="", help="what must be reached: kill-leader=3,acked-events=10000")
-    made.add_argument("--rounds", type=int, help="so many rounds (default 1)")
+    made.add_argument("--rounds", type=int, help="so many rounds (default 1); fewer if all that is wanted was reached")
     made.add_argument("--coordinator", choices=("zk", "file", "both"), default="both")
     made.add_argument("--only", default="", help="fault numbers or kinds, comma-separated: F2,kill-leader")
     made.add_argument("--seed", type=int, default=1)
@@ -112,11 +112,11 @@ def _campaign(campaign: Campaign, asked: argparse.Namespace, only: frozenset[str
         elif asked.minutes:
             if time.monotonic() - begun > asked.minutes * 60:
                 return
-        elif number >= (asked.rounds or 1):
+        elif number >= (asked.rounds or 1) or (number and targets and not missing):
             return
         # Three of four rounds with ZooKeeper; every other one on a small disk; every third one trims all the time.
         coordinator = ("zk" if number % 4 != 3 else "file") if asked.coordinator == "both" else asked.coordinator
-        rounds_left = max(1, ROUNDS - number) if asked.until_counts else max(1, (asked.rounds or 1) - number)
+        rounds_left = max(1, ROUNDS - number) if asked.until_counts else 1
         wanted = {name: -(-count // rounds_left) for name, count in missing.items() if name != "acked-events"}
         options = Options(
             seed=seed, seconds=asked.round_seconds, coordinator=coordinator, only=only, wanted=wanted,

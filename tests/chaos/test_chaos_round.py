@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,11 @@ def test_a_round_with_the_file_coordinator_is_clean(tmp_path: Path) -> None:
     }  # fmt: skip
     kept, said = tmp_path / "kept", tmp_path / "said.json"
     command = [
-        sys.executable, str(SCRIPT), "--coordinator", "file", "--rounds", "1", "--round-seconds", "18", "--rate", "400",
+        sys.executable, str(SCRIPT), "--coordinator", "file", "--rounds", "3", "--round-seconds", "18", "--rate", "400",
         "--only", ",".join(wanted), "--want", ",".join(f"{name}={count}" for name, count in wanted.items()),
         "--keep", str(kept), "--json", str(said), "--seed", "42",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     report = json.loads(said.read_text())
     assert report["ok"] and not report["missing"]
@@ -52,7 +53,7 @@ def test_a_round_with_the_file_coordinator_is_clean(tmp_path: Path) -> None:
             assert name == "partition" and sandbox.missing(), "only this needs more than any machine has"
         else:
             assert report["kinds"][name]["effects"]["hit"] >= count
-    assert report["kinds"]["flip-byte"]["effects"]["damage-detected"] == 1
+    assert report["kinds"]["flip-byte"]["effects"]["damage-detected"] == len(report["rounds"])
     assert not kept.exists(), "a clean round leaves nothing"
     assert not processes_with(str(kept))
 
@@ -67,7 +68,7 @@ def test_a_terminated_run_takes_everything_with_it(tmp_path: Path) -> None:
     try:
         history = kept / "round-1" / "history" / "nemesis.jsonl"
         while process.poll() is None and not (history.exists() and '"fault"' in history.read_text()):
-            pass
+            time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     finally:
