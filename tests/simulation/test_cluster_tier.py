@@ -46,9 +46,9 @@ def test_a_seed_switches_few_kinds_on() -> None:
     """So that rare pairs meet often."""
     for seed in range(300):
         plan = CLUSTER.draw(seed)
-        assert 1 <= len({step.kind for step in plan.steps}) <= 4
+        assert 1 <= len({step.kind for step in plan.steps}) <= 5
         assert [step.at for step in plan.steps] == sorted(step.at for step in plan.steps)
-        assert len(plan.steps) <= 5
+        assert len(plan.steps) <= 6
 
 
 @pytest.mark.parametrize("kind", drawing.KINDS)

@@ -181,7 +181,7 @@ class Writer(Client):
             try:
                 pending = await publisher.submit(group.changes, number=group.number if self.named else None)
             except AcknowledgedLost as error:
-                self.voice("lost", code=error.code)
+                self._lost(self.voice, error)
             except ChangefeedError as error:
                 self.voice("failed", op=group.op, code=error.code)
                 group.settled = True
@@ -191,13 +191,18 @@ class Writer(Client):
         self._open[group.op] = pending
         nursery.start_soon(self._settle, group, pending)
 
+    def _lost(self, voice: Voice, error: AcknowledgedLost) -> None:
+        voice("lost", code=error.code)
+        if not voice.silent:
+            self.cluster.sightings["a publisher was told of lost receipts"] += 1
+
     async def _settle(self, group: Group, pending: Pending) -> None:
         voice = self.voice
         while True:
             try:
                 receipt = await pending.wait()
             except AcknowledgedLost as error:
-                voice("lost", code=error.code)
+                self._lost(voice, error)
                 continue
             except OutcomeUnknown as error:
                 voice("unknown", op=group.op, code=error.code)

@@ -221,6 +221,13 @@ def _steps(chance: random.Random, options: dict[str, Any]) -> tuple[Step, ...]:
         steps.append(_step(chance, kind, round(at, 3), instances, clients))
         if chance.random() < 0.7:
             at += options["chaos_s"] * chance.random() ** 2
+    if options["keep"] is not None:
+        # Somebody stays away until retention has passed it.
+        away = chance.choice([who for who in clients if who.startswith("s")])
+        steps.append(
+            Step(round(BEGIN_S + 0.4 * chance.random(), 3), "kill-client", away, round(chance.uniform(3, 7), 3))
+        )
+        steps.sort(key=lambda step: step.at)
     return tuple(steps)
 
 

@@ -35,6 +35,13 @@ WANTED: Final = (
     "frozen while leading",
     "killed while leading",
     "thawed into another's term",
+    "elected: vacant",
+    "deposed: fenced",
+    "append: log-full",
+    "reset: future-position",
+    "reset: position-too-old",
+    "a publisher was told of lost receipts",
+    "a process stood still behind a step",
 )
 
 

@@ -22,7 +22,7 @@ from changefeed.simulation.plan import Plan
 from changefeed.simulation.tiers import Broken, Outcome
 
 #: Within so many virtual seconds after everything has been healed the run must have converged.
-BOUND_S: Final = 60.0
+BOUND_S: Final = 40.0
 #: Between two looks how far everybody is.
 LOOK_S: Final = 0.1
 
