@@ -220,12 +220,7 @@ def test_a_kill_ends_a_write_that_waits_although_it_is_shielded() -> None:
     async def body(bench: Bench, points: list[str], look: Look) -> None:
         bench.threads.plan("append", None, delay_s=1000)
         async with trio.open_nursery() as nursery:
-
-            async def append() -> None:
-                with pytest.raises(LogUnavailable):
-                    await bench.log.append(1, TERM, 0, [entry(look, bench.log.lineage, 1)])
-
-            nursery.start_soon(append)
+            nursery.start_soon(bench.log.append, 1, TERM, 0, [entry(look, bench.log.lineage, 1)])
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
             await trio.lowlevel.checkpoint()
