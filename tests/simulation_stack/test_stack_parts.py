@@ -223,7 +223,6 @@ def test_a_kill_ends_a_write_that_waits_although_it_is_shielded() -> None:
             nursery.start_soon(bench.log.append, 1, TERM, 0, [entry(look, bench.log.lineage, 1)])
             await trio.sleep(1)
             nursery.cancel_scope.cancel()
-            await trio.lowlevel.checkpoint()
             bench.threads.kill()
         assert trio.current_time() < 10
         assert bench.place.held.tail.seq == 0
