@@ -52,10 +52,11 @@ def promises(records: list[Record]) -> set[str]:
 
 def by_hand() -> Row:
     told = load("conftest").told
-    hand, corners = load("test_checkers_by_hand"), load("test_checkers_corners")
+    hand, corners, more = (load(f"test_checkers_{name}") for name in ("by_hand", "corners", "corners_more"))
     bad = [(promise, told(text)) for promise, _, _, text, _ in hand.TWINS]
-    bad += [(promise, told(text)) for promise, _, text, _ in corners.BAD]
-    good = [told(twin[2]) for twin in hand.TWINS] + [told(text) for text in corners.GOOD.values()]
+    bad += [(promise, told(text)) for promise, _, text, _ in (*corners.BAD, *more.BAD)]
+    good = [told(twin[2]) for twin in hand.TWINS]
+    good += [told(text) for text in (*corners.GOOD.values(), *more.GOOD.values())]
     missed = [promise for promise, records in bad if promise not in promises(records)]
     alarms = sum(bool(check(records)) for records in good)
     fewest = min(Counter(promise for promise, _ in bad)[promise] for promise in CHECKERS)

@@ -227,15 +227,17 @@ def load(name: str) -> types.ModuleType:
 def bank(seeds: int) -> Bank:
     """Histories by hand, and so many made-up ones with all their edits."""
     told = load("conftest").told
-    by_hand, corners = load("test_checkers_by_hand"), load("test_checkers_corners")
+    by_hand, corners, more = (load(f"test_checkers_{name}") for name in ("by_hand", "corners", "corners_more"))
     found = Bank()
     for promise, _, good, bad, others in by_hand.TWINS:
         found.good.append(told(good))
         found.bad.setdefault(promise, []).append((told(bad), ""))
         found.exact.append((told(bad), {promise, *others}))
-    for promise, _, bad, says in corners.BAD:
+    for promise, _, bad, says in (*corners.BAD, *more.BAD):
         found.bad.setdefault(promise, []).append((told(bad), says))
-    for text in (*by_hand.GOOD.values(), *corners.GOOD.values()):
+    for _, text, promises in more.EXACT:
+        found.exact.append((told(text), promises))
+    for text in (*by_hand.GOOD.values(), *corners.GOOD.values(), *more.GOOD.values()):
         found.good.append(told(text))
     for seed in range(seeds):
         history = MadeUp(random.Random(seed), steps=40, restores=seed % 3 == 0).history()
@@ -281,7 +283,7 @@ def try_checker(module: types.ModuleType, mutant: Mutant, goods: list[Any], bads
         for one, promises in exact:
             if bool(check(one)) != (made.PROMISE in promises):
                 raise Killed("a bad history gets another verdict")
-    for figure in load("test_checkers_corners").FIGURES.get(module.__name__.removeprefix("changefeed.history."), ()):
+    for figure in load("test_checkers_figures").FIGURES.get(module.__name__.removeprefix("changefeed.history."), ()):
         figure(made, load("conftest").told)
 
 

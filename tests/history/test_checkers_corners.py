@@ -3,15 +3,13 @@ mutant of the checkers that nothing noticed (checker_mutants.py), or by a histor
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from changefeed.history.checkers import check, recovery, vacuous
-from changefeed.history.view import View
+from changefeed.history.checkers import check
 
 Told = Callable[[str], list[dict[str, Any]]]
 
@@ -774,119 +772,3 @@ def test_bad_corners(promise: str, text: str, says: str, told: Told) -> None:
     """The checker of the promise says what is wrong, in its words."""
     found = [broken.says for broken in check(told(text)) if broken.promise == promise]
     assert any(says in one for one in found), found
-
-
-# ---- figures, for both the checkers and their mutants
-
-
-def figures_of_recovery(module: types.ModuleType, told: Told) -> None:
-    """Pauses: from the fault on, only while somebody waits, up to the next fault, by kind."""
-    text = PLAIN.replace("nemesis over 1", "nemesis over 1\n@2 nemesis fault 2 cut b\n@3 nemesis over 2")
-    records = told(_(text, ("p1 acked o2 2.3-3", "@4 p1 acked o2 2.3-3"), ("s1 event 2.3 c", "@6 s1 event 2.3 c")))
-    by_kind = {one.kind: one for one in module.recoveries(View(enumerate(records)))}
-    assert set(by_kind) == {"freeze", "cut"}
-    assert [by_kind[kind].faults for kind in ("freeze", "cut")] == [1, 1]
-    # Of the receipts: the second fault came while everybody waited, and both pauses end with the receipt at 4 s.
-    freeze = next(r["t"] for r in records if r["f"] == "fault") / 1e9
-    assert by_kind["cut"].receipts == (2.0,)
-    assert by_kind["freeze"].receipts == (pytest.approx(4 - freeze),)
-    again = module.recoveries([View(enumerate(records)), View(enumerate(records))])
-    assert {one.kind: one.faults for one in again} == {"freeze": 2, "cut": 2}
-    twice = next(one for one in again if one.kind == "cut")
-    assert twice.receipts == (2.0, 2.0)
-    assert module.recoveries(View(enumerate(told(without(PLAIN, "nemesis fault", "effect 1", "over 1"))))) == []
-    # Nobody waited any more: there is no pause.
-    calm = _(PLAIN, ("nemesis heal 10", "nemesis fault 3 late x\nnemesis over 3\nnemesis heal 10"))
-    late = next(one for one in module.recoveries(View(enumerate(told(calm)))) if one.kind == "late")
-    assert (late.faults, late.receipts, late.deliveries) == (1, (), ())
-    # A delivery counts when the first reader has it.
-    first = list(by_kind["cut"].deliveries)
-    event = next(r["t"] for r in records if r["f"] == "event" and r["key"] == "c") / 1e9
-    assert first == [pytest.approx(event - 2)]
-
-
-def far_from_the_fault(module: types.ModuleType, told: Told) -> None:
-    """What begins long after a fault was over, or after the next one, is not its doing; a limit from outside counts."""
-    text = _(
-        PLAIN,
-        ("nemesis heal 10", "@100 p0 submits o5: x\n@140 p0 acked o5 2.5-5\nnemesis heal 10"),
-        ("end log 2.4 floor 0", "end log 2.5 floor 0"),
-        ("end entry 2.4 importer/3/1: d", "end entry 2.4 importer/3/1: d\nend entry 2.5 p0-1/1/3: x"),
-    )
-    view = View(enumerate(told(text)))
-    assert module.check(view, {"freeze": 3}) == []
-    soon = View(enumerate(told(text.replace("@100 ", "@20 "))))
-    found = module.check(soon, {"freeze": 3})
-    assert [broken.promise for broken in found] == ["C15"]
-    assert "120.00 s" in found[0].says
-    assert module.check(soon, {"freeze": 120}) == []
-    assert module.check(soon, {"other": 1}) == []
-    assert module.check(soon) == []
-    between = View(enumerate(told(text.replace("@100 ", "@10 nemesis fault 2 cut b\n@20 "))))
-    assert module.check(between, {"freeze": 3}) == []
-    assert len(module.check(between, {"cut": 3})) == 1
-
-
-def counts_of_a_run(module: types.ModuleType, told: Told) -> None:
-    """What a run had of everything that `want` knows."""
-    had = module.counts(View(enumerate(told(PLAIN))))
-    assert {
-        name: had[name] for name in ("submits", "acks", "events", "trims", "faults", "repeats", "leader-changes")
-    } == {"submits": 4, "acks": 3, "events": 5, "trims": 0, "faults": 1, "repeats": 1, "leader-changes": 1}
-    assert {name: had[name] for name in ("fenced-appends", "unknown-appends", "resumes", "resets")} == {
-        "fenced-appends": 1,
-        "unknown-appends": 0,
-        "resumes": 1,
-        "resets": 0,
-    }
-    assert (had["fault:freeze"], had["effect:leader-changed"], had["fault:kill"]) == (1, 1, 0)
-    had = module.counts(View(enumerate(told(TRIMMED))))
-    assert (had["trims"], had["resets"], had["resumes"], had["leader-changes"]) == (1, 1, 0, 0)
-    more = PLAIN.replace(
-        "a append 1 3-3 fenced", "a append 1 3-3 append-outcome-unknown\nnemesis sighting x\nnemesis sighting x"
-    )
-    more = more.replace("b repeat importer 1", "b repeat importer 1\nb repeat importer 1\nb repeat importer 1")
-    had = module.counts(View(enumerate(told(more))))
-    assert (had["unknown-appends"], had["x"], had["repeats"], had["fenced-appends"]) == (1, 2, 3, 0)
-    assert module.counts(View([]))["leader-changes"] == 0
-    missed = _(
-        PLAIN,
-        ("nemesis fault 1 freeze a expects leader-changed", "nemesis fault 1 freeze a"),
-        ("nemesis effect 1 leader-changed", "nemesis effect 1 missed"),
-    )
-    assert module.check(View(enumerate(told(missed)))) == []
-    none_needed = _(
-        PLAIN,
-        ("nemesis fault 1 freeze a expects leader-changed", "nemesis fault 1 freeze a expects"),
-        ("nemesis effect 1 leader-changed", ""),
-    )
-    assert module.check(View(enumerate(told(none_needed)))) == []
-
-
-#: Part of the checkers -> what must hold of it, and of no mutant.
-FIGURES: dict[str, list[Callable[[types.ModuleType, Told], None]]] = {
-    "checkers.recovery": [figures_of_recovery, far_from_the_fault],
-    "checkers.vacuous": [counts_of_a_run],
-}
-
-
-@pytest.mark.parametrize("figure", [f for figures in FIGURES.values() for f in figures], ids=lambda f: f.__name__)
-def test_figures(figure: Callable[[types.ModuleType, Told], None], told: Told) -> None:
-    """See each."""
-    module = vacuous if figure is counts_of_a_run else recovery
-    figure(module, told)
-
-
-def test_medians_and_worst() -> None:
-    """The figures of a table, None where nobody waited."""
-    many = recovery.Recovery("kill", 200, tuple(n / 10 for n in range(1, 201)), ())
-    assert many.figures() == {
-        "faults": 200,
-        "receipts_median_s": 10.05,
-        "receipts_p99_s": 19.8,
-        "receipts_worst_s": 20.0,
-        "deliveries_median_s": None,
-        "deliveries_p99_s": None,
-        "deliveries_worst_s": None,
-    }
-    assert recovery.Recovery("kill", 1, (3.0,), ()).figures()["receipts_p99_s"] == 3.0

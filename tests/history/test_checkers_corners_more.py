@@ -1,0 +1,271 @@
+"""More corners of the checkers, by hand: copies that were put back, refusals, figures of steadiness. See
+test_checkers_corners.py; a second file for the reader's sake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from changefeed.history.checkers import check
+
+Told = Callable[[str], list[dict[str, Any]]]
+
+FOLDER = Path(__file__).parents[1] / "histories" / "by_hand"
+PLAIN = "\n" + (FOLDER / "plain.txt").read_text()
+TRIMMED = "\n" + (FOLDER / "trimmed.txt").read_text()
+RESTORED = "\n" + (FOLDER / "restored.txt").read_text()
+
+
+def _(text: str, *pairs: tuple[str, str]) -> str:
+    """Lines replaced; "" removes one, and a replacement of two lines adds one."""
+    for line, other in pairs:
+        assert f"\n{line}\n" in text, line
+        text = text.replace(f"\n{line}\n", f"\n{other}\n" if other else "\n", 1)
+    return text
+
+
+def without(text: str, *words: str) -> str:
+    """Without the lines that hold any of the words."""
+    return "\n".join(line for line in text.split("\n") if not any(word in line for word in words))
+
+
+def behind(line: str, *more: str) -> tuple[str, str]:
+    return line, "\n".join((line, *more))
+
+
+FREEZE = "nemesis fault 1 freeze a expects leader-changed"
+UNHARMED = _(PLAIN, (FREEZE, "nemesis fault 1 kill-client p1"))
+UNSEEN = _(
+    without(TRIMMED, "store entry", "store commit"),
+    behind("s1 handled 1.1", "s2 reader from beginning", "s2 event 1.1 a", "s2 quit"),
+)
+UNTOLD_TRIM = _(
+    without(UNSEEN, "store trimmed", "s1#2", "s1#3", "end effects"),
+    behind("s1 quit", "s1#3 reader from 1.4", "s1#3 quit"),
+)
+#: The copy is trimmed after it was put back; s1 had read what is trimmed, s0 begins anew at the floor.
+RESTORED_TRIMMED = _(
+    without(RESTORED, "p1 lost", "end entry 1.1", "end entry 2.2", "s0#2 event 1.1", "s0#2 event 2.2"),
+    ("s1 event 2.2 c", ""),
+    behind("store entry 2.3 p0-1/1/2: d", "s1 event 2.2 c", "store trimmed 2"),
+    ("s0#2 connected 0", "s0#2 connected 2.2"),
+    ("end log 2.3 floor 0", "end log 2.3 floor 2"),
+    ("end effects s0 from 0 at 2.3: a c d", "end effects s0 from 2.2 at 2.3: d"),
+)
+
+GOOD: dict[str, str] = {
+    "two terms at a trimmed place, one of them lost": _(
+        without(RESTORED, "store entry", "store commit", "end entry", "effects"),
+        ("end log 2.3 floor 0", "end log 2.3 floor 3"),
+    ),
+    "what was lost is published again, behind what came since": _(
+        RESTORED,
+        behind(
+            "p1 acked o3 2.2-2",
+            "p1 submits o2: b",
+            "store commit 2 4-4",
+            "store entry 2.4 p1-1/2/3: b",
+            "p1 acked o2 2.4-4",
+        ),
+        ("s0#2 handled 2.3", "s0#2 event 2.4 b\ns0#2 handled 2.4"),
+        ("s1 handled 2.3", "s1 event 2.4 b\ns1 handled 2.4"),
+        ("end log 2.3 floor 0", "end log 2.4 floor 0"),
+        behind("end entry 2.3 p0-1/1/2: d", "end entry 2.4 p1-1/2/3: b"),
+        ("end effects s0 from 0 at 2.3: a c d", "end effects s0 from 0 at 2.4: a c d b"),
+        ("end effects s1 from 0 at 2.3: a c d", "end effects s1 from 0 at 2.4: a c d b"),
+    ),
+    "it went on from a place that was lost only later": _(
+        RESTORED, ("nemesis restored 1", "x reader from 1.2\nx connected 1.2 asked 1.2\nx quit\nnemesis restored 1")
+    ),
+    "a place of another term below a floor that nobody told of": _(
+        UNTOLD_TRIM,
+        (
+            "nemesis heal 10",
+            "x reader from 9.2\nx refused other-lineage 9.2\nx#2 reader from now\nx#2 quit\nnemesis heal 10",
+        ),
+    ),
+    "a lost receipt on its way comes before the news, and the next one after it": _(
+        RESTORED,
+        ("p1 submits o2: b", "p1 submits o2: b\np1 submits o9: z"),
+        ("store commit 1 1-2", "store commit 1 1-3"),
+        behind("store entry 1.2 p1-1/2/1: b", "store entry 1.3 p1-1/2/2: z"),
+        behind("nemesis restored 1", "p1 acked o9 1.3-3"),
+    ),
+    "what was lost was trimmed since: nobody can tell": RESTORED_TRIMMED,
+    "a leader that nobody saw elected": without(UNHARMED, "a elected 1"),
+    "a later life of a leader tells of an epoch that was not its own": _(UNHARMED, ("a deposed 1", "a#2 deposed 1")),
+    "another instance does": _(UNHARMED, ("a deposed 1", "c deposed 1")),
+    "the log was put back under a leader": _(RESTORED, behind("b elected 2", "a deposed 1")),
+    "on a real machine, where nobody tells of commits, load is a reason": without(UNHARMED, "store commit"),
+    "the coordinator was back when the term ended": _(
+        PLAIN, (FREEZE, "nemesis fault 2 kill-client p1\nnemesis effect 2 killed\nnemesis fault 1 quorum all")
+    ),
+    "a filtered reader that tells of no bookmarks need not know how far it is": _(
+        without(TRIMMED, "s0 "),
+        behind("p0 acked o3 1.4-4", 's0 reader {"ops": ["none"]} from beginning', "s0 connected 0"),
+    ),
+    "the second try with other bytes is what is stored": _(
+        PLAIN, ("p1 submits o2: c", "p1 submits o2: c!\np1 submits o2: c")
+    ),
+}
+
+BAD: list[tuple[str, str, str, str]] = [
+    (
+        "C4",
+        "two terms at a place that is trimmed and was not seen",
+        _(UNSEEN, ("s2 event 1.1 a", "s2 event 1/ffffffff.1 a")),
+        "and somebody else",
+    ),
+    (
+        "C6",
+        "a group lacks its first change",
+        _(
+            PLAIN,
+            ("end entry 1.1 p0-1/1/1: a b", "end entry 1.1 p0-1/1/1: x b"),
+            ("s0 event 1.1 a more", "s0 event 1.1 x more"),
+            behind("p1 submits o2: c", "p9 submits o9: x", "p9 quit abandoned"),
+        ),
+        "at nowhere, 2",
+    ),
+    (
+        "C13",
+        "a publisher gets one receipt before the news, and one after it",
+        _(
+            RESTORED,
+            ("p1 submits o3: c", "p1 submits o5: x\np1 submits o3: c"),
+            ("store commit 2 2-3", "store commit 2 2-4"),
+            behind("store entry 2.3 p0-1/1/2: d", "store entry 2.4 p1-1/2/3: x"),
+            ("p1 lost", ""),
+            ("p1 acked o3 2.2-2", "p1 acked o3 2.2-2\np1 lost\np1 acked o5 2.4-4"),
+        ),
+        "was never told",
+    ),
+    (
+        "C13",
+        "what was lost was not trimmed since, and is not told",
+        _(
+            without(RESTORED, "p1 lost", "end entry 1.1"),
+            behind("store entry 2.3 p0-1/1/2: d", "store trimmed 1"),
+            ("end log 2.3 floor 0", "end log 2.3 floor 1"),
+        ),
+        "was never told",
+    ),
+    (
+        "C9",
+        "after a copy was put back, a commit comes after a later fence",
+        _(RESTORED, behind("b fence 2 tail 1.1", "c elected 3", "c fence 3 tail 1.1")),
+        "after the fence of epoch 3",
+    ),
+    (
+        "C15",
+        "only clients were harmed, and then the coordinator",
+        _(without(PLAIN, "nemesis over"), (FREEZE, "nemesis fault 2 kill-client p1\nnemesis fault 1 quorum all")),
+        "while only the coordinator was away",
+    ),
+    (
+        "C15",
+        "another was frozen only afterwards",
+        _(
+            without(PLAIN, "nemesis over"),
+            (FREEZE, "nemesis fault 1 quorum all"),
+            behind("a deposed 1", "nemesis fault 3 freeze b", "nemesis effect 3 frozen"),
+        ),
+        "while only the coordinator was away",
+    ),
+    (
+        "C14",
+        "it was refused and never began anew",
+        without(TRIMMED, "s1#3", "end effects"),
+        "was refused (position-too-old) and never began anew",
+    ),
+    (
+        "C1",
+        "a receipt names the place of another's change",
+        _(
+            PLAIN,
+            ("end entry 2.3 p1-1/2/1: c", "end entry 2.3 p1-1/2/1: d"),
+            ("end entry 2.4 importer/3/1: d", "end entry 2.4 importer/3/1: c"),
+        ),
+        "where the log holds d",
+    ),
+    (
+        "C1",
+        "a receipt names a trimmed place that was seen to be another's",
+        _(
+            without(TRIMMED, "store entry 1.2"),
+            ("store entry 1.1 p0-1/1/1: a", "store entry 1.1 p0-1/1/1: b"),
+            ("p0 submits o1: a", "p0 submits o1: a"),
+        ),
+        "where the log holds b",
+    ),
+    (
+        "C7",
+        "the first of two receipts counts",
+        _(
+            PLAIN,
+            ("p1 submits o2: c", ""),
+            ("p1 acked o2 2.3-3", ""),
+            (
+                "p2#2 acked o3 2.4-4 repeated",
+                "p2#2 acked o3 2.4-4\np1 submits o2: c\np1 acked o2 2.3-3\np2#2 quit\np2(importer)#3 submits o3: d\n"
+                "p2#3 acked o3 2.4-4 repeated",
+            ),
+        ),
+        "was published after the receipt of op o3",
+    ),
+]
+
+#: (what, the history, all promises that it breaks): also what is not held against it.
+EXACT: list[tuple[str, str, set[str]]] = [
+    (
+        "the log lost its end, and the publisher is told: it is not a false alarm",
+        _(
+            without(PLAIN, "end entry 2.4"),
+            ("end log 2.4 floor 0", "end log 2.3 floor 0"),
+            behind("p2#2 acked o3 2.4-4 repeated", "p2#2 lost"),
+        ),
+        {"C1", "C5", "C11", "C12"},
+    ),
+    (
+        "another change stands there, and the publisher is told",
+        _(
+            PLAIN,
+            ("end entry 2.4 importer/3/1: d", "end entry 2/ffffffff.4 importer/3/1: d"),
+            behind("p2#2 acked o3 2.4-4 repeated", "p2#2 lost"),
+        ),
+        {"C1", "C4", "C8", "C10", "C11", "C12"},
+    ),
+    (
+        "told of a loss before the receipt that is lost",
+        _(
+            without(PLAIN, "end entry 2.4"),
+            ("end log 2.4 floor 0", "end log 2.3 floor 0"),
+            ("p2#2 acked o3 2.4-4 repeated", "p2#2 lost\np2#2 acked o3 2.4-4 repeated"),
+        ),
+        {"C1", "C5", "C11", "C12", "C13"},
+    ),
+]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_more_good_corners(name: str, told: Told) -> None:
+    """Nothing is held against what cannot be known, or is allowed."""
+    assert check(told(GOOD[name])) == []
+
+
+@pytest.mark.parametrize(
+    ("promise", "text", "says"), [pytest.param(p, text, says, id=f"{p}: {what}") for p, what, text, says in BAD]
+)
+def test_more_bad_corners(promise: str, text: str, says: str, told: Told) -> None:
+    """The checker of the promise says what is wrong, in its words."""
+    found = [broken.says for broken in check(told(text)) if broken.promise == promise]
+    assert any(says in one for one in found), found
+
+
+@pytest.mark.parametrize(("text", "promises"), [pytest.param(text, broken, id=what) for what, text, broken in EXACT])
+def test_what_is_broken_and_what_is_not(text: str, promises: set[str], told: Told) -> None:
+    """All of what a history breaks, and nothing else."""
+    assert {broken.promise for broken in check(told(text))} == promises
