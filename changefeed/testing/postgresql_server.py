@@ -92,6 +92,19 @@ class PostgresqlServer:
         secret = f":{password}" if password else ""
         return f"postgresql://{user}{secret}@{self.host}:{self.port}/{database}"
 
+    def own(self, path: Path) -> None:
+        """Give a file or folder, with all in it, to the server's user."""
+        user = _user()
+        if user:
+            for each in (path, *path.rglob("*")):
+                os.chown(each, user["user"], user["group"])
+
+    def call(self, command: list[str]) -> None:
+        """Run one of PostgreSQL's programs as the server's user. Raises NoPostgresql with what it said."""
+        done = subprocess.run(command, capture_output=True, check=False, cwd="/", **_user())  # type: ignore[call-overload]
+        if done.returncode:
+            raise NoPostgresql(f"{command[0]} failed: {done.stderr.decode(errors='replace').strip()[-500:]}")
+
     def execute(self, *statements: str, database: str = "postgres") -> None:
         """Run statements as the superuser, each in a transaction of its own."""
         import psycopg

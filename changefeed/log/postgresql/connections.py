@@ -171,7 +171,7 @@ def _no_such(error: Exception) -> bool:
 
 def _line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return lines[0] if lines else type(error).__name__
 
 
 class Link:
@@ -203,12 +203,14 @@ class Link:
         """Whether the server has ended an idle connection: told without a round trip, before anything is sent."""
         if connection.closed or connection.broken:
             return True
-        ready, _, _ = select.select([connection.fileno()], [], [], 0)
-        if ready:
-            try:
+        try:
+            # First its last words come, then the end.
+            for _ in range(8):
+                if not select.select([connection.fileno()], [], [], 0)[0]:
+                    break
                 connection.pgconn.consume_input()
-            except self._errors.Error:
-                return True
+        except self._errors.Error:
+            return True
         return bool(connection.pgconn.status != self._errors.pq.ConnStatus.OK)
 
     def _note(self, notice: Any) -> None:

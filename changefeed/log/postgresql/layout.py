@@ -33,19 +33,19 @@ class Info:
     table_bytes: int
 
 
-def read_layout(link: Link) -> int:
-    """The version of the tables, 0 if there are none."""
+def read_layout(link: Link) -> int | None:
+    """The version of the tables; None if there are none."""
     ((there,),) = link.read("layout", "SELECT to_regclass('changefeed.layout') IS NOT NULL", ())
     if not there:
-        return 0
+        return None
     found = link.read("layout", "SELECT version FROM changefeed.layout", ())
-    return int(found[0][0]) if found else 0
+    return int(found[0][0]) if found else None
 
 
 def check_layout(link: Link) -> None:
     """Raise LogNotLaidOut for none or an older one, LogFormatUnknown for a newer one."""
     found = read_layout(link)
-    if not found:
+    if found is None:
         raise LogNotLaidOut(f"the database of {link.shown} holds no log yet: {INIT_HINT}")
     if found < LAYOUT:
         raise LogNotLaidOut(
@@ -66,18 +66,18 @@ def lay_out(server: Server) -> tuple[int, int]:
         with link.transaction("layout") as execute:
             execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             found = read_layout(link)
-            if found > LAYOUT:
+            if found is not None and found > LAYOUT:
                 check_layout(link)
-            if not found:
+            if found is None:
                 execute("CREATE SCHEMA IF NOT EXISTS changefeed", ())
-            for version in range(found + 1, LAYOUT + 1):
+            for version in range((found or 0) + 1, LAYOUT + 1):
                 for script in _SCRIPTS[version]:
                     execute(files(__package__).joinpath(script).read_text("utf-8"), None)
-            if not found:
+            if found is None:
                 execute("INSERT INTO changefeed.layout (version) VALUES (%s)", (LAYOUT,))
             else:
                 execute("UPDATE changefeed.layout SET version = %s", (LAYOUT,))
-        return found, LAYOUT
+        return found or 0, LAYOUT
     finally:
         link.close()
 
@@ -86,7 +86,7 @@ def info(server: Server) -> Info:
     """What stands in the database. Raises LogUnavailable, LogAccessDenied, LogUnsafe."""
     link = Link(server)
     try:
-        layout = read_layout(link)
+        layout = read_layout(link) or 0
         ((commit, standbys),) = link.read(
             "info", "SELECT current_setting('synchronous_commit'), current_setting('synchronous_standby_names')", ()
         )
