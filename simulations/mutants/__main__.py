@@ -18,7 +18,9 @@ def tell(found: Measured) -> None:
     figures = f"median {found.median:g}, worst {found.worst}" if found.runs else "no runs"
     says = next((run.says for run in found.runs if run.says), "")
     invalid = f" INVALID: {found.invalid}" if found.invalid else ""
-    print(f"{name:14} caught {caught}/{len(found.runs)}, {figures} seeds, by {by or '-'}, {found.seconds:.0f} s{invalid}")
+    print(
+        f"{name:14} caught {caught}/{len(found.runs)}, {figures} seeds, by {by or '-'}, {found.seconds:.0f} s{invalid}"
+    )
     if says:
         print(f"{'':14} {says[:160]}", flush=True)
 
@@ -39,13 +41,14 @@ def main() -> int:
     begun = time.monotonic()
     results = Results.load()
     wanted = combinations(options.only)
-    measured = measure_all(
-        wanted, budget=options.seeds, runs=options.runs, jobs=options.jobs, tier=options.tier, tell=tell
-    )
-    for found in measured:
+
+    def told(found: Measured) -> None:
+        tell(found)
         results.measured[found.names] = found
-        if found.invalid:
-            print(f"{' + '.join(found.names)}: INVALID: {found.invalid}")
+        if options.write:
+            Results.keep(measured=found)
+
+    measure_all(wanted, budget=options.seeds, runs=options.runs, jobs=options.jobs, tier=options.tier, tell=told)
     for mutant in BUGS:
         if options.only and mutant.name not in options.only:
             continue
@@ -54,8 +57,10 @@ def main() -> int:
                 tested = run_tests(mutant, twin=twin)
                 results.tested[mutant.name, twin] = tested
                 report(tested)
+                if options.write:
+                    Results.keep(tested=tested)
     if options.write:
-        results.save()
+        results = Results.load()
         write_page(results)
     verdict = judge(results, {mutant.name for mutant in BUGS if not options.only or mutant.name in options.only})
     print(f"{verdict} [{time.monotonic() - begun:.0f} s]")
@@ -64,7 +69,9 @@ def main() -> int:
 
 def report(tested: Tested) -> None:
     what = "twin" if tested.twin else "tests"
-    print(f"{tested.name:14} {what}: {tested.failed or 'NOT SEEN by ' + ' '.join(tested.tests)} [{tested.seconds:.0f} s]")
+    print(
+        f"{tested.name:14} {what}: {tested.failed or 'NOT SEEN by ' + ' '.join(tested.tests)} [{tested.seconds:.0f} s]"
+    )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ MUTANTS: Final = (
                 MACHINE,
                 "        view, record, epoch = self.views.view, self.views.record, term.fence.epoch\n",
                 "        if not self.views.connected:\n"
-                "            self._end_term(now, \"coordinator-away\")\n"
+                '            self._end_term(now, "coordinator-away")\n'
                 "            return True\n"
                 "        view, record, epoch = self.views.view, self.views.record, term.fence.epoch\n",
             ),

@@ -62,7 +62,13 @@ MUTANTS: Final = (
         "M8",
         "a leader does not note what it has just stored",
         "known number, same bytes: the receipt that it already has",
-        (Patch(MACHINE, "            run.stored = batch.last_number\n            run.landed(", "            run.landed("),),
+        (
+            Patch(
+                MACHINE,
+                "            run.stored = batch.last_number\n            run.landed(",
+                "            run.landed(",
+            ),
+        ),
         sees=("C2", "C3", "C13", "C14"),
     ),
     Mutant(

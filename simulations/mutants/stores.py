@@ -74,13 +74,13 @@ MUTANTS: Final = (
         (
             Patch(
                 COORDINATION,
-                "        return view.leader is not None and view.leader.session == self.session != \"\"\n",
+                '        return view.leader is not None and view.leader.session == self.session != ""\n',
                 "        return view.leader is not None and self.member is not None"
                 " and view.leader.process == self.member.process\n",
             ),
             Patch(
                 COORDINATION,
-                "        return leader is not None and leader.epoch == epoch and leader.session == self.session != \"\"\n",
+                '        return leader is not None and leader.epoch == epoch and leader.session == self.session != ""\n',
                 "        return leader is not None and leader.epoch == epoch\n",
             ),
         ),
@@ -107,7 +107,7 @@ MUTANTS: Final = (
     Mutant(
         "M28",
         "what was trimmed is missing without an error",
-        "trimming never breaks a reader midway: it gets the typed \"too old\"",
+        'trimming never breaks a reader midway: it gets the typed "too old"',
         (
             Patch(
                 MEMORY,
@@ -116,7 +116,8 @@ MUTANTS: Final = (
             ),
             Patch(
                 "changefeed.log",
-                "        elif position.seq < self.floor.seq:\n            kind, why",
+                "        elif position.seq < self.floor.seq and self.epoch_of(position.seq) in"
+                " (None, (position.epoch, position.term)):\n            kind, why",
                 "        elif position.seq < self.floor.seq:\n            pass\n        elif False:\n            kind, why",
             ),
         ),

@@ -80,11 +80,11 @@ MUTANTS: Final = (
             Patch(
                 "changefeed.subscriber.cursors",
                 "                done = connection.execute(\n"
-                "                    f\"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?\",\n",
-                "                connection.execute(\"COMMIT\")\n"
-                "                connection.execute(\"BEGIN IMMEDIATE\")\n"
+                '                    f"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?",\n',
+                '                connection.execute("COMMIT")\n'
+                '                connection.execute("BEGIN IMMEDIATE")\n'
                 "                done = connection.execute(\n"
-                "                    f\"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?\",\n",
+                '                    f"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?",\n',
             ),
         ),
         twin_tests=("tests/subscriber/test_cursors.py",),
@@ -98,7 +98,7 @@ MUTANTS: Final = (
                 SERVING,
                 "            -1 if tail is None else tail.seq,\n            feed.leading()[1],\n",
                 "            -1 if tail is None else max(tail.seq, "
-                "getattr(getattr(getattr(feed, \"_term\", None), \"_machine\", None), \"assigned\", 0)),\n"
+                'getattr(getattr(getattr(feed, "_term", None), "_machine", None), "assigned", 0)),\n'
                 "            feed.leading()[1],\n",
             ),
             Patch(
@@ -141,7 +141,7 @@ MUTANTS: Final = (
             Patch(
                 SERVING,
                 "    look = await _ask(feed, log.look())\n    position = admit(",
-                "    seen = feed.look_seen() if hasattr(feed, \"look_seen\") else None\n"
+                '    seen = feed.look_seen() if hasattr(feed, "look_seen") else None\n'
                 "    look = await _ask(feed, log.look()) if seen is None else seen[0]\n    position = admit(",
             ),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import statistics
 from dataclasses import asdict, dataclass, field
@@ -42,6 +43,18 @@ class Results:
         for one in content["tested"]:
             one["seconds"] = round(one["seconds"], 1)
         RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def keep(cls, *, measured: Measured | None = None, tested: Tested | None = None) -> None:
+        """Put one result into the file, beside whatever another process of this kind has put there."""
+        with open(RESULTS.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            results = cls.load()
+            if measured is not None:
+                results.measured[measured.names] = measured
+            if tested is not None:
+                results.tested[tested.name, tested.twin] = tested
+            results.save()
 
     def best(self, mutant: Mutant) -> Measured | None:
         """What counts for a mutant: alone if that was caught from every start, else with what hides it."""

@@ -35,7 +35,7 @@ class Point:
         return source[: self.start] + self.new.encode() + source[self.end :]
 
     def shown(self, source: bytes) -> str:
-        """"old -> new" on one line."""
+        """ "old -> new" on one line."""
         old = " ".join(source[self.start : self.end].decode().split())
         return f"{old} -> {' '.join(self.new.split())}"
 
@@ -165,7 +165,9 @@ class _Walk(ast.NodeVisitor):
     # ---- values
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
-        texts = any(isinstance(part, ast.JoinedStr | ast.Constant) and _is_text(part) for part in (node.left, node.right))
+        texts = any(
+            isinstance(part, ast.JoinedStr | ast.Constant) and _is_text(part) for part in (node.left, node.right)
+        )
         sign = SIGNS.get(type(node.op))
         if sign is not None and not texts:
             start, end = self._span(node.left)[1], self._span(node.right)[0]
@@ -235,11 +237,16 @@ def _opposite(op: ast.cmpop) -> str:
     return {ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<"}[type(op)]  # type: ignore[index]
 
 
-def points(source: bytes) -> Iterator[Point]:
-    """Every change of a module that still compiles, in the order of the text."""
+def places(source: bytes) -> list[Point]:
+    """Every change of a module, in the order of the text; some of them may not compile."""
     walk = _Walk(source)
     walk.visit(ast.parse(source))
-    for point in sorted(walk.points, key=lambda point: (point.start, point.end, point.new)):
+    return sorted(walk.points, key=lambda point: (point.start, point.end, point.new))
+
+
+def points(source: bytes) -> Iterator[Point]:
+    """Those that still compile."""
+    for point in places(source):
         try:
             compile(point.apply(source), "changed", "exec", dont_inherit=True)
         except SyntaxError:

@@ -103,7 +103,9 @@ def _child(module: str, changed: bytes | None, tests: Sequence[str], log: Path) 
     os._exit(code)
 
 
-def _run(module: str, changed: bytes | None, tests: Sequence[str], limit_s: float, log: Path) -> tuple[int | None, float]:
+def _run(
+    module: str, changed: bytes | None, tests: Sequence[str], limit_s: float, log: Path
+) -> tuple[int | None, float]:
     """(pytest's exit code, or None after the limit; seconds)."""
     begun = time.monotonic()
     sys.stdout.flush()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from simulations.mutants.code.points import Point, points
+from simulations.mutants.code.points import Point, places
 from simulations.mutants.code.run import Tried, source_of
 from simulations.mutants.code.targets import TARGETS
 
@@ -45,7 +45,7 @@ def standing(change: Change) -> Point | None:
     """The place of a change in the present source; None if there is none any more."""
     source = source_of(change.module)
     lines = source.decode().splitlines()
-    for point in points(source):
+    for point in places(source):
         if (
             point.scope == change.scope
             and lines[point.line - 1].strip() == change.text
@@ -69,14 +69,20 @@ class Figures:
         """Killed, of those that could be."""
         return self.killed / max(1, self.tried - self.equivalent)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.killed} of {self.tried} changes seen by a test, {self.equivalent} change nothing that matters, "
+            f"{len(self.open)} open: {100 * self.share:.1f} %"
+        )
 
-def figures(results: dict[str, Any], *, machines: bool) -> Figures:
-    """Of the machines, or of all other modules that were tried."""
+
+def figures(results: dict[str, Any]) -> Figures:
+    """Of all modules that were tried."""
     tried = killed = equivalent = 0
     left: list[Change] = []
     known = explained()
     for module, found in results.items():
-        if module not in TARGETS or TARGETS[module].machine is not machines:
+        if module not in TARGETS:
             continue
         tried += found["tried"]
         killed += found["killed"]
@@ -98,13 +104,35 @@ def save(results: dict[str, Any]) -> None:
     RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1, ensure_ascii=False) + "\n")
 
 
-def summary(total: int, seed: int, tried: list[Tried]) -> dict[str, Any]:
+def summary(module: str, total: int, seed: int, tried: list[Tried]) -> dict[str, Any]:
     """What is kept of a module."""
     survived = [one for one in tried if one.outcome == "survived"]
     return {
+        "module": module,
         "places": total,
         "seed": seed,
         "tried": len(tried),
         "killed": sum(one.outcome in ("killed", "slow") for one in tried),
         "survived": [{"scope": one.point.scope, "text": one.text, "change": one.shown} for one in survived],
     }
+
+
+def open_points(module: str) -> list[Point]:
+    """The places of a module's survivors that nothing explains."""
+    known = explained()
+    changes = [
+        Change(module, one["scope"], one["text"], one["change"]) for one in load().get(module, {}).get("survived", [])
+    ]
+    return [point for change in changes if change not in known and (point := standing(change)) is not None]
+
+
+def merged(before: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a module after its survivors were tried again."""
+    names = [(one["scope"], one["text"], one["change"]) for one in again["survived"]]
+    known = explained()
+    left = []
+    for one in before["survived"]:
+        change = Change(again["module"], one["scope"], one["text"], one["change"])
+        if change in known or (one["scope"], one["text"], one["change"]) in names:
+            left.append(one)
+    return {**before, "killed": before["tried"] - len(left), "survived": left}

@@ -1,4 +1,7 @@
-"""Which modules are changed, and which tests must see it: the quick ones first, since the first failure ends a run."""
+"""Which modules are changed, and which tests must see it: the quick ones first, since the first failure ends a run.
+
+The checkers have mutants of their own: tests/history/checker_mutants.py.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,15 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """most: how many places of it are tried, drawn from a seed, where it has more. machine: counts as one of the
-    machines, nine of ten of whose changes must be seen."""
+    """most: how many places of it are tried, drawn from a seed, where it has more."""
 
     module: str
     tests: tuple[str, ...]
     most: int = 40
-    machine: bool = True
 
 
 LEADER: Final = (
+    "tests/leader/test_leader_places.py",
     "tests/leader/test_leader_machine.py",
     "tests/leader/test_leader_opening.py",
     "tests/leader/test_leader_driver.py",
@@ -27,12 +29,14 @@ LEADER: Final = (
 PUBLISHER: Final = (
     "tests/publisher/test_publisher_machine.py",
     "tests/publisher/test_publisher_endings.py",
+    "tests/publisher/test_publisher_places.py",
     "tests/publisher/test_publisher_rerun.py",
     "tests/publisher/test_publisher_driver.py",
     "tests/publisher/test_publisher_model.py",
 )
 SUBSCRIBER: Final = (
     "tests/subscriber/test_subscriber_machine.py",
+    "tests/subscriber/test_subscriber_places.py",
     "tests/subscriber/test_subscriber_resume.py",
     "tests/subscriber/test_subscriber_driver.py",
     "tests/subscriber/test_subscriber_model.py",
@@ -55,7 +59,6 @@ SERVING: Final = (
     "tests/serving/test_finding_left.py",
 )
 DESK: Final = ("tests/serving/test_serving_publisher_desk.py", "tests/serving/test_serving_publisher_session.py")
-CHECKERS: Final = ("tests/history",)
 
 TARGETS: Final[dict[str, Target]] = {
     target.module: target
@@ -65,7 +68,11 @@ TARGETS: Final[dict[str, Target]] = {
         Target("changefeed.leader.refusals", LEADER, 30),
         Target(
             "changefeed.leader.retention",
-            ("tests/leader/test_leader_retention.py", "tests/leader/test_leader_upkeep.py"),
+            (
+                "tests/leader/test_leader_places.py",
+                "tests/leader/test_leader_retention.py",
+                "tests/leader/test_leader_upkeep.py",
+            ),
             40,
         ),
         Target("changefeed.publisher.machine", PUBLISHER, 60),
@@ -84,16 +91,10 @@ TARGETS: Final[dict[str, Target]] = {
         Target("changefeed.serving.window", ("tests/serving/test_window.py", *SERVING), 30),
         Target("changefeed.serving.desk", DESK, 30),
         Target("changefeed.serving.filters", ("tests/serving/test_filters.py",), 30),
-        Target("changefeed.peer.machine", ("tests/peer/test_peer_machine.py", "tests/peer/test_finding_peer_link.py"), 40),
+        Target(
+            "changefeed.peer.machine", ("tests/peer/test_peer_machine.py", "tests/peer/test_finding_peer_link.py"), 40
+        ),
         Target("changefeed.log.rules", ("tests/log/test_log_rules.py", "tests/log/test_log_conformance.py"), 30),
         Target("changefeed.wire.frames", ("tests/wire/test_wire_frames.py",), 30),
-        *(
-            Target(f"changefeed.history.checkers.{name}", CHECKERS, 20, machine=False)
-            for name in (
-                "bookmark", "cursor", "duplicate", "durable", "epochs", "exactly_once", "fence", "honest_errors",
-                "liveness", "lost_ack", "phantom", "publisher_order", "real_time", "recovery", "same_value", "vacuous",
-            )
-        ),
-        Target("changefeed.history.view", CHECKERS, 40, machine=False),
     )
-}  # fmt: skip
+}
