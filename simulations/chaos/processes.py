@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from changefeed.testing.tied import leash, tied
 from simulations.chaos.shim import Numbers
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+_ERROR: Final = re.compile(r"(?!(Base)?ExceptionGroup)[A-Za-z_][A-Za-z0-9_.]*(Error|Exception|Interrupt|Exit)\b.*")
+
+
+def errors_of(lines: Sequence[str]) -> list[str]:
+    """The errors that tracebacks among these lines name: the first line behind each that names one, or those of a
+    group's parts."""
+    found, inside, grouped = [], False, False
+    for line in lines:
+        text = line.strip(" |+-")
+        if text.startswith(("Traceback (most recent", "Exception Group Traceback")):
+            inside, grouped = True, grouped or "Group" in text
+        elif inside and (line[:1] not in ("", " ") or grouped):
+            if _ERROR.fullmatch(text):
+                found.append(text)
+                inside = grouped
+            if line[:1] not in ("", " "):
+                inside = grouped = False
+    return found
 
 
 class Node:
@@ -114,15 +135,8 @@ class Node:
         return self.running and stat.rpartition(")")[2].split()[0] in ("T", "t")
 
     def tracebacks(self) -> list[str]:
-        """The last lines of the tracebacks that it printed: errors that nobody expected."""
-        found, inside = [], False
-        for line in self.output.read_text(errors="replace").splitlines() if self.output.exists() else ():
-            if line.startswith(("Traceback (most recent", "  + Exception Group Traceback")):
-                inside = True
-            elif inside and line[:1] not in ("", " "):
-                found.append(line)
-                inside = False
-        return found
+        """The errors of the tracebacks that it printed, those inside of groups too: what nobody expected."""
+        return errors_of(self.output.read_text(errors="replace").splitlines()) if self.output.exists() else []
 
     def said(self, lines: int = 5) -> str:
         """Its last words, on one line."""

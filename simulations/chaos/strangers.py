@@ -108,8 +108,8 @@ async def _future_position(g: Garbage) -> str:
 
 
 async def _foreign_term(g: Garbage) -> str:
-    """A seq that the log holds, of a term that it does not."""
-    position = f"{g.lineage}.1.{g.chance.randbytes(4).hex()}.{max(1, g.tail // 2)}"
+    """A seq that the log holds (one that was not trimmed yet), of a term that it does not."""
+    position = f"{g.lineage}.1.{g.chance.randbytes(4).hex()}.{max(1, g.tail - 20)}"
     return await _subscribe_at(g, position, "other-lineage")
 
 

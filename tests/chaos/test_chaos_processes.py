@@ -1,0 +1,45 @@
+"""What the harness reads out of what processes print."""
+
+from __future__ import annotations
+
+from simulations.chaos.processes import errors_of
+
+PLAIN = """2026-01-01 INFO all is well
+Traceback (most recent call last):
+  File "a.py", line 1, in <module>
+    1 / 0
+ZeroDivisionError: division by zero
+2026-01-01 WARNING append failed (disk I/O Error): it may be stored"""
+
+GROUP = """  + Exception Group Traceback (most recent call last):
+  |   File "a.py", line 252, in serve
+  |     async with trio.open_nursery() as nursery:
+  | ExceptionGroup: Exceptions from Trio nursery (2 sub-exceptions)
+  +-+---------------- 1 ----------------
+    | Traceback (most recent call last):
+    |   File "b.py", line 1553, in read
+    | MemoryError
+    +---------------- 2 ----------------
+    | Traceback (most recent call last):
+    |   File "c.py", line 3, in write
+    | trio.BrokenResourceError: gone
+    +------------------------------------
+2026-01-01 WARNING KeyError in a line of the log is no traceback"""
+
+
+def test_the_error_of_a_traceback() -> None:
+    """Not what the log says behind it."""
+    assert errors_of(PLAIN.splitlines()) == ["ZeroDivisionError: division by zero"]
+
+
+def test_the_errors_of_a_group() -> None:
+    """Those of its parts, and not the group's own name."""
+    assert errors_of(GROUP.splitlines()) == ["MemoryError", "trio.BrokenResourceError: gone"]
+
+
+def test_both_one_after_the_other() -> None:
+    assert errors_of([*GROUP.splitlines(), *PLAIN.splitlines()])[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_without_a_traceback_nothing_is_an_error() -> None:
+    assert errors_of(["ValueError: said, not raised"]) == []
