@@ -98,7 +98,9 @@ class Writer(Client):
         self._chance = random.Random(f"{cluster.seed}-{who}-work")
         self._left: int = cluster.plan.option("groups")
         self._burst: float = cluster.plan.option("burst")
-        self._pause_s = cluster.plan.option("chaos_s") / (1 + self._left * (1 - self._burst))
+        self._pause_s = cluster.plan.option("work_s", cluster.plan.option("chaos_s")) / (
+            1 + self._left * (1 - self._burst)
+        )
         self._changes = 0
         self._open: dict[str, Pending] = {}
 

@@ -139,7 +139,14 @@ def draw(seed: int) -> Plan:
         options["named"] = ""
     _cursors(random.Random(f"{seed}-cursors"), options)
     _homes(random.Random(f"{seed}-homes"), options)
-    return Plan(_steps(chance, options), tuple(options.items()))
+    steps = _steps(chance, options)
+    if any(step.kind == "put-back" for step in steps):
+        # What such a reader applied and had not saved is of a log that is gone, and nothing can tell it so.
+        for reader in options["readers"]:
+            reader.pop("saves", None)
+    # Publishing goes on for as long as something is wrong.
+    options["work_s"] = max(options["chaos_s"], *(round(step.at + step.lasts - BEGIN_S, 2) for step in steps))
+    return Plan(steps, tuple(options.items()))
 
 
 def _options(chance: random.Random) -> dict[str, Any]:
@@ -259,7 +266,7 @@ def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...
     elif kind == "freeze":
         lasts = round(0.05 + 3.5 * chance.random(), 3)
     elif kind == "isolate":
-        lasts = round(1.5 + 2 * chance.random(), 3)
+        target, lasts = "leader", round(1.8 + 1.7 * chance.random(), 3)
     elif kind == "lost-reply":
         how = chance.choice(("delete", "kill"))
     elif kind in ("cut", "cut-way", "drop-links"):
