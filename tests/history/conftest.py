@@ -212,7 +212,12 @@ def _effects(rest: str) -> tuple[str, dict[str, Any]]:
     match = re.fullmatch(r"(\w+) from (\S+)(?: at ([^:]+))?:(.*)", rest)
     assert match is not None, rest
     cursor = {"position": place(match[3])} if match[3] else {}
-    return "effects", {"reader": match[1], "origin": place(match[2]), "keys": match[4].split(), **cursor}
+    return "effects", {
+        "reader": match[1],
+        "origin": None if match[2] == "-" else place(match[2]),
+        "keys": match[4].split(),
+        **cursor,
+    }
 
 
 def _restored(rest: str) -> tuple[str, dict[str, Any]]:

@@ -110,6 +110,62 @@ GOOD: dict[str, str] = {
     "the second try with other bytes is what is stored": _(
         PLAIN, ("p1 submits o2: c", "p1 submits o2: c!\np1 submits o2: c")
     ),
+    "a bookmark again": _(PLAIN, behind("s1 bookmark 2.4", "s1 bookmark 2.4")),
+    "a bookmark of what is lost, on its way": _(RESTORED, behind("nemesis restored 1", "s0 bookmark 1.2")),
+    "what began now goes on, and nobody tells where": without(PLAIN, " connected ", "end effects s0")
+    .replace("s0 reader from beginning", "s0 reader from now")
+    .replace("s0#2 reader from beginning", "s0#2 reader from now"),
+    "sent away in the middle of a life": _(
+        PLAIN, ("s0 event 1.2 b group 1", "s0 refused unavailable 1.1\ns0 connected 1.2\ns0 event 1.2 b group 1")
+    ),
+    "killed before it said that it saved, and it had begun at the beginning": _(
+        PLAIN, ("s0 handled 1.2", ""), ("s0#2 connected 1.2 asked 1.2", "s0#2 connected 1.2")
+    ),
+    "whole groups from a place of which nothing tells where its group began": _(
+        UNSEEN,
+        ("s2 reader from beginning", "s2 reader groups from 1.3"),
+        ("s2 event 1.1 a", "s2 connected 1.1 asked 1.3\ns2 event 1.2 b more\ns2 event 1.3 c group 2"),
+    ),
+    "it began at a floor that nobody told of": _(
+        UNTOLD_TRIM,
+        (
+            "nemesis heal 10",
+            "x reader from beginning\nx event 1.5 e:delete more\nx event 1.6 f+state group 5\nx quit\nnemesis heal 10",
+        ),
+    ),
+    "the database of who never connected": _(
+        PLAIN,
+        behind("s0 handled 1.2", "s5 reader from beginning", "s5 quit"),
+        behind("end effects s1 from 0 at 2.4: c", "end effects s5 from -:"),
+    ),
+    "the last event was given, and not saved": _(
+        PLAIN,
+        behind("s0#2 event 2.3 c", "s0#2 handled 2.3"),
+        ("s0#2 handled 2.4", "s0#2 quit"),
+        ("end effects s0 from 0 at 2.4: a b c d", "end effects s0 from 0: a b c"),
+    ),
+    "a database from before the trim": _(
+        UNSEEN,
+        behind("s1 handled 1.1", "s4 reader from beginning", "s4 connected 0", "s4 event 1.1 a"),
+        ("store trimmed 4", "s4 event 1.2 b more\ns4 event 1.3 c group 2\ns4 event 1.4 d\nstore trimmed 4"),
+        behind("s1#3 handled 1.6", "s4 event 1.5 e:delete more", "s4 event 1.6 f+state group 5", "s4 handled 1.6"),
+        behind(
+            "end effects s1 from 1.4 at 1.6: e:delete f+state", "end effects s4 from 0 at 1.6: a b c d e:delete f+state"
+        ),
+    ),
+    "what is lost is refused when it is tried again": _(
+        RESTORED,
+        ("p1 submits o2: b", "p1 submits o2: b\np1 submits o9: z"),
+        ("store commit 1 1-2", "store commit 1 1-3"),
+        behind("store entry 1.2 p1-1/2/1: b", "store entry 1.3 p1-1/2/2: z"),
+        behind("nemesis restored 1", "p1 failed o9 log-full"),
+    ),
+    "a receipt and a publish of one instant": _(
+        PLAIN,
+        ("p1 submits o2: c", ""),
+        ("p1 acked o2 2.3-3", ""),
+        ("p2#2 acked o3 2.4-4 repeated", "@0.5 p2#2 acked o3 2.4-4 repeated\n@0.5 p1 submits o2: c\np1 acked o2 2.3-3"),
+    ),
 }
 
 BAD: list[tuple[str, str, str, str]] = [
@@ -215,6 +271,88 @@ BAD: list[tuple[str, str, str, str]] = [
             ),
         ),
         "was published after the receipt of op o3",
+    ),
+    (
+        "C5",
+        "whole groups begin behind a term, and skip one",
+        _(
+            without(PLAIN, "end effects s1", "s1 bookmark"),
+            ('s1 reader {"ids": ["c"]} groups from beginning', "s1 reader groups from 1.2"),
+            ("s1 connected 0", "s1 connected 1.2"),
+            ("s1 event 2.3 c", "s1 event 2.4 d"),
+        ),
+        "was never given 3 ",
+    ),
+    (
+        "C5",
+        "the same event twice, of a filter, where nobody saw the log",
+        _(
+            UNSEEN,
+            ("s2 reader from beginning", 's2 reader {"resources": {"vm": []}} from beginning'),
+            ("s2 event 1.1 a", "s2 event 1.1 a\ns2 event 1.1 a"),
+        ),
+        "again",
+    ),
+    (
+        "C10",
+        "its second life began before the position where it was to begin",
+        _(
+            without(PLAIN, "end effects s0"),
+            ("s0 reader from beginning", "s0 reader from 1.1"),
+            ("s0 connected 0", "s0 connected 1.1"),
+            ("s0 event 1.1 a more", ""),
+            ("s0 handled 1.2", ""),
+            ("s0#2 reader from beginning", "s0#2 reader from 1.1"),
+            ("s0#2 connected 1.2 asked 1.2", "s0#2 connected 0\ns0#2 event 1.1 a more\ns0#2 event 1.2 b group 1"),
+        ),
+        "was to begin after",
+    ),
+    (
+        "C10",
+        "single events go on before the group that was asked for",
+        _(
+            without(PLAIN, "end effects s0"),
+            ("s0 handled 1.2", "s0 handled 1.1"),
+            (
+                "s0#2 connected 1.2 asked 1.2",
+                "s0#2 connected 0 asked 1.1\ns0#2 event 1.1 a more\ns0#2 event 1.2 b group 1",
+            ),
+        ),
+        "asked to go on after",
+    ),
+    (
+        "C10",
+        "whole groups from a place of which nothing is told go on behind it",
+        _(
+            UNSEEN,
+            ("s2 reader from beginning", "s2 reader groups from 1.1"),
+            ("s2 event 1.1 a", "s2 connected 1.3 asked 1.1\ns2 event 1.4 d"),
+        ),
+        "asked to go on after",
+    ),
+    (
+        "C13",
+        "a foreign term is refused as of the future",
+        _(
+            PLAIN,
+            (
+                "nemesis heal 10",
+                "x reader from 9.4\nx refused future-position 9.4\nx#2 reader from now\nx#2 quit\nnemesis heal 10",
+            ),
+        ),
+        "is of another term",
+    ),
+    (
+        "C6",
+        "after a copy was put back, two groups stand in the other order",
+        _(
+            RESTORED,
+            ("p1 submits o3: c", "p1 submits o5: x\np1 submits o3: c"),
+            ("store commit 2 2-3", "store commit 2 2-4"),
+            behind("store entry 2.3 p0-1/1/2: d", "store entry 2.4 p1-1/2/3: x"),
+            behind("end entry 2.3 p0-1/1/2: d", "end entry 2.4 p1-1/2/3: x"),
+        ),
+        "published op o5 before op o3",
     ),
 ]
 

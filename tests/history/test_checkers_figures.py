@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from changefeed.history.checkers import fence, recovery, vacuous
+from changefeed.history.checkers import fence, phantom, recovery, same_value, vacuous
 from changefeed.history.view import View
 
 Told = Callable[[str], list[dict[str, Any]]]
@@ -158,15 +158,30 @@ def a_fault_that_lasts(module: types.ModuleType, told: Told) -> None:
         assert len(module.check(View(enumerate(told(text.replace("@{}", f"@{begins}")))), {"cut": 3})) == broken, begins
 
 
+def events_without_digests(module: types.ModuleType, told: Told) -> None:
+    """A reader that does not tell the bytes of its events is judged by the rest."""
+    records = told(PLAIN)
+    for record in records:
+        if record["f"] == "event":
+            record["digest"] = None
+    assert module.check(View(enumerate(records))) == []
+    event = next(record for record in records if record["f"] == "event")
+    event["key"] = "nobody's"
+    assert len(module.check(View(enumerate(records)))) == 1
+
+
 #: Part of the checkers -> what must hold of it, and of no mutant.
 FIGURES: dict[str, list[Callable[[types.ModuleType, Told], None]]] = {
     "checkers.recovery": [figures_of_recovery, far_from_the_fault, a_fault_that_lasts],
     "checkers.vacuous": [counts_of_a_run, least],
     "checkers.fence": [fences_without_terms],
+    "checkers.phantom": [events_without_digests],
+    "checkers.same_value": [events_without_digests],
 }
 
 
 MODULES = {"checkers.recovery": recovery, "checkers.vacuous": vacuous, "checkers.fence": fence}
+MODULES |= {"checkers.phantom": phantom, "checkers.same_value": same_value}
 
 
 @pytest.mark.parametrize(
