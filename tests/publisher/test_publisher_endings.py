@@ -256,6 +256,27 @@ def test_a_log_that_holds_less_than_it_acknowledged_is_noticed_here_too() -> Non
     assert [type(effect) for effect in effects] == [Raise, Leave]
 
 
+def test_what_a_log_lost_before_it_was_acknowledged_is_sent_again() -> None:
+    """A new leader's Opened tells of more than this publisher has receipts for; then the log is put back to a copy that
+    lacks it. Nothing acknowledged is lost: nobody is told that it was (simulation seed 576382103786)."""
+    machine = acknowledged_up_to(5)
+    pending = submit(machine, "new")
+    sent(machine)
+    machine.disconnected()
+    machine.connected(1.0)
+    machine.take(1.0)
+    opened(machine, last=6)
+    machine.disconnected()
+    machine.connected(2.0)
+    machine.take(2.0)
+    effects = opened(machine, last=5)
+    assert not [effect for effect in effects if isinstance(effect, Raise | Leave)]
+    (again,) = sent(machine)
+    assert (again.after, again.number) == (5, 6)
+    machine.received(stored(again, 6))
+    assert pending.receipt is not None
+
+
 def test_a_reused_number_stops_the_publisher() -> None:
     """The number is known with other bytes: a copied or restored outbox. Its change is not stored; nothing goes on."""
     machine = make(named=True, batch_bytes_aim=1)
