@@ -234,7 +234,8 @@ class Reading:
         machine, leaves = self._told(state, self._heard, message, conn.generation)
         state = state._replace(machine=machine, conn=rest)
         said = self.values[message]
-        if state.origin < 0 and isinstance(said, Subscribed):
+        if self.bounds.start == "now" and state.origin < 0 and isinstance(said, Subscribed):
+            # Where now was, the server says; where the beginning is, nobody needs to be told.
             state = state._replace(origin=said.position.seq)
         return self._cut(state) if leaves else state
 
