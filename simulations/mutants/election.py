@@ -35,12 +35,12 @@ MUTANTS: Final = (
         (
             Patch(
                 MACHINE,
-                "            if term is not None and id > term.number and found != (term.fence.epoch, term.fence.term):\n",
+                "            if term is not None and id > term.number and found != (term.fence.epoch, term.fence.term):\n",  # noqa: E501
                 "            if False:\n",
             ),
             Patch(
                 MACHINE,
-                '            if record.epoch > epoch:\n                self._end_term(now, "overtaken")\n                return True\n',
+                '            if record.epoch > epoch:\n                self._end_term(now, "overtaken")\n                return True\n',  # noqa: E501
                 "            if record.epoch > epoch:\n                return False\n",
             ),
         ),

@@ -34,7 +34,8 @@ SEED_S: Final = 20
 TEST_S: Final = 600
 #: An error of these kinds says that the mutant is badly written, not that a promise was broken.
 TRIVIAL: Final = (
-    "NameError", "UnboundLocalError", "AttributeError", "TypeError", "ImportError", "ModuleNotFoundError", "SyntaxError",
+    "NameError", "UnboundLocalError", "AttributeError", "TypeError", "ImportError", "ModuleNotFoundError",
+    "SyntaxError",
 )  # fmt: skip
 
 

@@ -53,7 +53,8 @@ MUTANTS: Final = (
             Patch(
                 MACHINE,
                 "            known.learn(facts.state)\n",
-                "            known.learn(type(facts.state)(request.publisher, facts.state.incarnation, 0, 0, facts.state.named))\n",
+                "            old = facts.state\n"
+                "            known.learn(type(old)(request.publisher, old.incarnation, 0, 0, old.named))\n",
             ),
         ),
         sees=("C2", "C13", "C1", "crash"),

@@ -1,4 +1,4 @@
-"""Replacements of source text, applied while a module is imported: nothing on disk changes, nothing in production knows.
+"""Replacements of source text, applied while a module is imported: nothing on disk changes, and no product code knows.
 
 Only in a process that has not imported the module yet: `install` refuses anything else.
 """

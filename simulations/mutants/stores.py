@@ -80,7 +80,7 @@ MUTANTS: Final = (
             ),
             Patch(
                 COORDINATION,
-                '        return leader is not None and leader.epoch == epoch and leader.session == self.session != ""\n',
+                '        return leader is not None and leader.epoch == epoch and leader.session == self.session != ""\n',  # noqa: E501
                 "        return leader is not None and leader.epoch == epoch\n",
             ),
         ),
@@ -118,7 +118,7 @@ MUTANTS: Final = (
                 "changefeed.log",
                 "        elif position.seq < self.floor.seq and self.epoch_of(position.seq) in"
                 " (None, (position.epoch, position.term)):\n            kind, why",
-                "        elif position.seq < self.floor.seq:\n            pass\n        elif False:\n            kind, why",
+                "        elif position.seq < self.floor.seq:\n            pass\n        elif False:\n            kind, why",  # noqa: E501
             ),
         ),
         sees=("C5", "C13"),

@@ -22,7 +22,7 @@ MUTANTS: Final = (
             Patch(
                 SESSION,
                 "            raise refusal\n        return start.position\n",
-                "            raise refusal\n        return look.position(max(look.floor.seq, start.position.seq - 1))\n",
+                "            raise refusal\n        return look.position(max(look.floor.seq, start.position.seq - 1))\n",  # noqa: E501
             ),
         ),
         hidden_by=("D5",),
@@ -36,7 +36,8 @@ MUTANTS: Final = (
             Patch(
                 SESSION,
                 "        self.scanned = start\n        self.sent_away",
-                "        self.scanned = start if start.seq % 5 else Position(start.lineage, start.epoch, start.term, start.seq + 1)\n"
+                "        later = Position(start.lineage, start.epoch, start.term, start.seq + 1)\n"
+                "        self.scanned = start if start.seq % 5 else later\n"
                 "        self.sent_away",
             ),
         ),
@@ -63,7 +64,7 @@ MUTANTS: Final = (
         (
             Patch(
                 READER,
-                "            return\n        effects.keys.append(event.id)\n        effects.cursor.position = event.position\n",
+                "            return\n        effects.keys.append(event.id)\n        effects.cursor.position = event.position\n",  # noqa: E501
                 "            return\n        effects.keys.append(event.id)\n",
             ),
             Patch(
@@ -80,11 +81,11 @@ MUTANTS: Final = (
             Patch(
                 "changefeed.subscriber.cursors",
                 "                done = connection.execute(\n"
-                '                    f"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?",\n',
+                '                    f"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?",\n',  # noqa: E501
                 '                connection.execute("COMMIT")\n'
                 '                connection.execute("BEGIN IMMEDIATE")\n'
                 "                done = connection.execute(\n"
-                '                    f"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?",\n',
+                '                    f"UPDATE {TABLE} SET position = ? WHERE name = ? AND feed = ? AND position = ?",\n',  # noqa: E501
             ),
         ),
         twin_tests=("tests/subscriber/test_cursors.py",),
@@ -108,7 +109,7 @@ MUTANTS: Final = (
             ),
             Patch(
                 SERVING,
-                "        if not entries:\n            session.log_failed(trio.current_time())\n            return\n        if entries[0]",
+                "        if not entries:\n            session.log_failed(trio.current_time())\n            return\n        if entries[0]",  # noqa: E501
                 "        if not entries:\n"
                 "            at = Position(feed.log.lineage, feed.window.tail.epoch, feed.window.tail.term, upto)\n"
                 "            session.took((), at, trio.current_time())\n"

@@ -1,4 +1,4 @@
-"""Single places of the leader's pure parts that a change of one sign or one line would break unseen (mutation tests)."""
+"""Single places of the leader's pure parts that a change of one sign or line would break unseen."""
 
 from __future__ import annotations
 

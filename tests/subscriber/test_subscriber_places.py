@@ -1,4 +1,4 @@
-"""Single places of the subscriber's machine that a change of one sign or one line would break unseen (mutation tests)."""
+"""Single places of the subscriber's machine that a change of one sign or line would break unseen."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_server_that_announces_no_deadline_leaves_ones_own(feed: ModelFeed) ->
 
 
 def test_before_it_is_taken_in_a_subscription_only_beats(feed: ModelFeed) -> None:
-    """A server that has not taken the subscription in is not told what is handled, neither soon nor at the heartbeat."""
+    """A server that has not taken the subscription in is not told what is handled, soon or at the heartbeat."""
     machine = make(saved=feed.position(4))
     machine.connected(0.0)
     assert isinstance(machine.take(0.0), Subscribe)
