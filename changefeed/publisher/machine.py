@@ -344,14 +344,9 @@ class PublisherMachine:
             self.incarnation = message.incarnation
             self._begin(message.last_number)
         elif message.last_number < self._let_go() and self.last_receipt is not None:
-            return self._faulted(
-                AcknowledgedLost(
-                    f"the log holds this publisher's changes up to number {message.last_number}, "
-                    f"but acknowledged them up to {self._let_go()}",
-                    message.last_number,
-                ),
-                False,
-            )
+            held = f"the log holds this publisher's changes up to number {message.last_number}"
+            says = f"{held}, but acknowledged them up to {self._let_go()}"
+            return self._faulted(AcknowledgedLost(says, message.last_number), False)
         self.opened = self.ever_opened = True
         self.in_use = None
         self.last_error = None
@@ -364,8 +359,8 @@ class PublisherMachine:
     def _let_go(self) -> int:
         """The last number that the log held and that I no longer hold. If a log has lost only what stands above it,
         that is sent again, and nobody needs to know."""
-        kept = (self._flight[0] if self._flight else self._waiting[0]).number if self._flight or self._waiting else 0
-        return min(self._held, kept - 1) if kept else self._held
+        kept = self._flight or self._waiting
+        return min(self._held, kept[0].number - 1) if kept else self._held
 
     def _begin(self, last_number: int) -> None:
         """A (publisher, incarnation) begins, or a named one goes on: `last_number` is what the log holds of it."""
