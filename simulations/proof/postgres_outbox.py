@@ -1,0 +1,357 @@
+"""proof-postgres: the outbox: its order against a model, transactions held open, leaders that race, a million rows."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+import trio
+
+from changefeed import Change, open_publisher
+from simulations.proof import postgres_basis as basis
+from simulations.proof.postgres_jobs import imported, laid_out
+from simulations.proof.rows import Row
+
+EXAMPLES: Final = 60
+SECONDS: Final = 60.0
+WRITERS: Final = 6
+KEYS: Final = 12
+KILLS: Final = 6
+#: Of a kept-open transaction: longer than any pause that the product has anywhere.
+HELD_S: Final = 40.0
+MILLION: Final = 1_000_000
+#: What a leader may grow by while it drains a million rows of 200 bytes and more; they would be 200 MiB and more.
+GROWTH_MIB: Final = 96
+RATE_CPU: Final = 20_000
+PUT: Final = (
+    "SELECT count(changefeed.publish(%s, 'vm', 'vm-' || i %% 1000, 'update', ARRAY['state'],"
+    " jsonb_build_object('state', 'running', 'n', i, 'note', repeat('x', 100)))) FROM generate_series(%s::int, %s::int) i"
+)
+
+
+def outbox(quick: bool = False) -> Iterator[Row]:
+    yield model(5 if quick else EXAMPLES, quick)
+    yield from busy(quick)
+
+
+def model(examples: int, quick: bool) -> Row:
+    """The machine of tests/postgresql/test_outbox_model.py, from new seeds."""
+    from hypothesis import HealthCheck, settings
+
+    machine = imported("test_outbox_model").Outbox
+    with laid_out() as server:
+        machine.server = server
+        case = machine.TestCase
+        case.settings = settings(
+            max_examples=examples, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        )
+        case().runTest()  # raises what differs, with the steps that lead there
+    return Row(
+        "outbox beside a model: crossing keys, other order of commits than of writes, rollbacks, two leaders racing; "
+        "sequences of up to 25 steps from new seeds",
+        f"{examples} sequences, 0 differ",
+        f"0 differ{basis.quick_note(quick)}",
+        not quick,
+    )
+
+
+# ---- real transactions at once
+
+
+@dataclass
+class Ledger:
+    """What the feed tells. Every change carries its transaction, its number in it, and how many that one has."""
+
+    seen: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    torn: list[str] = field(default_factory=list)
+    twice: int = 0
+    groups: int = 0
+    _transactions: set[int] = field(default_factory=set)
+
+    def apply(self, events: list[Any]) -> None:
+        bodies = [event.change.body for event in events]
+        transactions = {body["transaction"] for body in bodies}
+        numbers = [body["number"] for body in bodies]
+        if len(transactions) != 1 or numbers != list(range(1, bodies[0]["of"] + 1)):
+            self.torn.append(f"{transactions} {numbers}")
+        self.groups += 1
+        self.twice += len(transactions & self._transactions)
+        self._transactions |= transactions
+        for event, body in zip(events, bodies, strict=True):
+            self.seen[event.change.id].append((body["transaction"], body["number"]))
+
+    def faults(self, source: dict[str, list[tuple[int, int]]]) -> list[str]:
+        """Against each key's history, which was written in the same transactions."""
+        found = [f"torn: {each}" for each in self.torn[:3]]
+        if self.twice:
+            found.append(f"{self.twice} transactions twice")
+        for key in sorted({*source, *self.seen}):
+            if self.seen.get(key, []) != source.get(key, []):
+                found.append(f"key {key}: {len(self.seen.get(key, []))} changes for {len(source.get(key, []))}")
+        return found
+
+
+SCHEMA: Final = (
+    "CREATE TABLE counts (key text PRIMARY KEY, count bigint NOT NULL)",
+    "CREATE TABLE history (key text, count bigint, transaction bigint, number integer, PRIMARY KEY (key, count))",
+)
+STEP: Final = (
+    "SELECT changefeed.publish('vmapi', 'vm', %(key)s, 'update', NULL, jsonb_build_object('transaction',"
+    " %(transaction)s::bigint, 'number', %(number)s::int, 'of', %(of)s::int))"
+)
+#: Behind publish(), hence under its lock: a key's counts are the order in which its transactions commit.
+COUNTED: Final = (
+    "WITH counted AS (INSERT INTO counts VALUES (%(key)s, 1) ON CONFLICT (key) DO UPDATE SET count = counts.count + 1"
+    " RETURNING count) INSERT INTO history SELECT %(key)s, count, %(transaction)s, %(number)s FROM counted"
+)
+
+
+class Writer:
+    """A thread that commits transactions of one to five changes of keys in any order; a deadlock is tried again."""
+
+    def __init__(self, url: str, number: int, stop: threading.Event) -> None:
+        self.url, self.stop = url, stop
+        self.number = number
+        self.chance = random.Random(os.urandom(8))
+        self.committed = self.rolled_back = self.deadlocks = self.lost = 0
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        transaction = self.number * 10**9
+        with psycopg.connect(self.url) as connection:
+            while not self.stop.is_set():
+                transaction += 1
+                keys = [f"k{self.chance.randrange(KEYS)}" for _ in range(self.chance.randint(1, 5))]
+                try:
+                    self.transaction(connection, transaction, keys)
+                except psycopg.errors.DeadlockDetected:
+                    connection.rollback()
+                    self.deadlocks += 1
+
+    def transaction(self, connection: psycopg.Connection[Any], transaction: int, keys: list[str]) -> None:
+        for number, key in enumerate(keys, 1):
+            put(connection, transaction, key, number, len(keys))
+            time.sleep(self.chance.choice((0, 0, 0.001, 0.005)))
+        if self.chance.random() < 0.15:
+            connection.rollback()
+            self.rolled_back += 1
+        else:
+            connection.commit()
+            self.committed += 1
+
+
+def put(connection: psycopg.Connection[Any], transaction: int, key: str, number: int, of: int) -> None:
+    """One change of a key, its count and its line in the history: in the caller's transaction."""
+    values = {"key": key, "transaction": transaction, "number": number, "of": of}
+    connection.execute(STEP, values)
+    connection.execute(COUNTED, values)
+
+
+def busy(quick: bool) -> Iterator[Row]:
+    """Writers at once, a transaction held open all the while, leaders killed: each committed row once, in order."""
+    seconds, kills = (10.0, 2) if quick else (SECONDS, KILLS)
+    with basis.database() as (server, url), basis.cluster(url) as cluster:
+        server.execute(*SCHEMA, database="proof")
+        ledger, stop = Ledger(), threading.Event()
+        killer = basis.Killer(cluster, seconds / (kills + 1))
+        result: dict[str, Any] = {}
+
+        async def main() -> None:
+            reader = basis.Reader(cluster.servers, ledger.apply)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reader.run)
+                result.update(await trio.to_thread.run_sync(hold_open, url, seconds, stop, killer, nursery))
+                result["settled"] = await basis.settle(url, reader)
+                nursery.cancel_scope.cancel()
+
+        def hold_open(
+            url: str, seconds: float, stop: threading.Event, killer: basis.Killer, nursery: trio.Nursery
+        ) -> dict[str, Any]:
+            scope = trio.from_thread.run_sync(_start, nursery, killer)
+            writers = [Writer(url, number, stop) for number in range(1, WRITERS + 1)]
+            held = 0.0
+            # It draws a row id first of all, and another one when everybody else has long gone on.
+            with psycopg.connect(url) as long_one:
+                put(long_one, 1, "held", 1, 2)
+                begun = time.monotonic()
+                time.sleep(seconds * 0.8)
+                put(long_one, 1, "held-too", 2, 2)
+                long_one.commit()
+                held = time.monotonic() - begun
+            time.sleep(seconds * 0.2)
+            stop.set()
+            for writer in writers:
+                writer.thread.join()
+            trio.from_thread.run_sync(scope.cancel)
+            return {"writers": writers, "held": held}
+
+        try:
+            trio.run(main)
+        finally:
+            stop.set()
+        with psycopg.connect(url) as connection:
+            source: dict[str, list[tuple[int, int]]] = defaultdict(list)
+            found = connection.execute("SELECT key, transaction, number FROM history ORDER BY key, count")
+            for key, transaction, number in found:
+                source[key].append((transaction, number))
+    writers = result["writers"]
+    faults = ledger.faults(source)
+    if not result["settled"]:
+        faults.append("the subscriber did not get everything within 120 s")
+    committed = sum(writer.committed for writer in writers) + 1
+    yield Row(
+        f"outbox: {WRITERS} applications at once over {KEYS} keys, {killer.kills} leaders killed, one transaction held "
+        f"open for {result['held']:.0f} s",
+        f"{committed:,} transactions committed, {sum(w.rolled_back for w in writers):,} rolled back, "
+        f"{sum(w.deadlocks for w in writers):,} deadlocks tried again; {ledger.groups:,} groups in the feed; "
+        f"{'; '.join(faults) or 'each once, whole, each key in the order of commits'}",
+        f"each once, whole, in order; held open {HELD_S:g} s, {KILLS} kills{basis.quick_note(quick)}",
+        not faults and ledger.groups == committed and result["held"] >= HELD_S and killer.kills >= KILLS and not quick,
+    )
+
+
+def _start(nursery: trio.Nursery, killer: basis.Killer) -> trio.CancelScope:
+    scope = trio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await killer.run()
+
+    nursery.start_soon(run)
+    return scope
+
+
+# ---- a million rows waiting
+
+
+def million(quick: bool = False) -> Iterator[Row]:
+    """Put while nobody leads; then one instance drains them. Processor seconds: others do not count."""
+    rows = MILLION // 20 if quick else MILLION
+    with basis.database() as (server, url):
+        trio.run(basis.create_feed, url)
+        latencies = {"empty": publish_ms(url)}
+        fill(url, rows)
+        latencies["full"] = publish_ms(url)
+        left = basis.waiting_rows(url)
+        size = int(basis.ask(url, "SELECT pg_total_relation_size('changefeed.outbox')"))
+        with basis.cluster(url, count=1, started=False) as cluster:
+            found = drain(server, url, cluster, left)
+            published = trio.run(appended, cluster.servers, rows // 10)
+        latencies["drained"] = publish_ms(url)
+        size_after = int(basis.ask(url, "SELECT pg_total_relation_size('changefeed.outbox')"))
+    rate = left / found.cpu
+    yield Row(
+        f"{left:,} rows waiting when the leader begins: drained",
+        f"{found.wall:.1f} s: {left / found.wall:,.0f} rows/s; {rate:,.0f} rows per processor second of leader "
+        f"({found.leader:.1f} s) and PostgreSQL ({found.server:.1f} s); publishers through the same leader "
+        f"{published:,.0f} changes/s",
+        f"{RATE_CPU:,} rows per processor second, half of what publishers reach at least{basis.quick_note(quick)}",
+        rate >= RATE_CPU and left / found.wall >= published / 2 and left >= MILLION and not quick,
+    )
+    yield Row(
+        "memory of the leader's process meanwhile",
+        f"{found.before:.0f} MiB before, at most {found.most:.0f} MiB: {found.most - found.before:.0f} MiB more "
+        f"(64 MiB of it are the window that every leader keeps); the outbox's table {size / basis.MIB:.0f} MiB",
+        f"{GROWTH_MIB} MiB more{basis.quick_note(quick)}",
+        found.most - found.before <= GROWTH_MIB and not quick,
+    )
+    yield Row(
+        "what the outbox's own table costs an application: one publish() and its commit, median",
+        f"{latencies['empty']:.2f} ms empty, {latencies['full']:.2f} ms with {left:,} waiting, "
+        f"{latencies['drained']:.2f} ms after; table {size / basis.MIB:.0f} MiB full, {size_after / basis.MIB:.0f} MiB "
+        "after",
+        f"at most twice as long{basis.quick_note(quick)}",
+        max(latencies["full"], latencies["drained"]) <= 2 * latencies["empty"] and not quick,
+    )
+
+
+def fill(url: str, rows: int, each: int = 1000) -> None:
+    """By publish(), in transactions of 1,000 changes: two connections at once."""
+
+    def one(begin: int, end: int) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            for first in range(begin, end, each):
+                connection.execute(PUT, (basis.FEED, first, min(first + each, end) - 1))
+
+    half = rows // 2 // each * each
+    threads = [threading.Thread(target=one, args=bounds) for bounds in ((0, half), (half, rows))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def publish_ms(url: str, times: int = 300) -> float:
+    """Median time of a transaction that publishes one change."""
+    taken = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        for number in range(times):
+            begun = time.perf_counter()
+            connection.execute(PUT, (basis.FEED, number, number))
+            taken.append(1000 * (time.perf_counter() - begun))
+    return statistics.median(taken)
+
+
+@dataclass
+class Drained:
+    wall: float
+    leader: float
+    server: float
+    before: float
+    most: float
+
+    @property
+    def cpu(self) -> float:
+        return max(self.leader + self.server, 0.01)
+
+
+def drain(server: Any, url: str, cluster: Any, rows: int) -> Drained:
+    """From the leader's start until the outbox is empty."""
+    (instance,) = cluster.instances
+    used: dict[int, float] = {}
+    begun = time.monotonic()
+    instance.start()
+    before = 0.0
+    while True:
+        for pid in server.backends():
+            used[pid] = max(used.get(pid, 0.0), basis.cpu_s([pid]))
+        if not before and instance.ready():
+            before = basis.memory_mib(instance.pid)
+        with psycopg.connect(url, autocommit=True) as connection:
+            there = connection.execute("SELECT EXISTS (SELECT FROM changefeed.outbox)").fetchone()
+        if there == (False,):
+            break
+        if time.monotonic() - begun > 600:
+            raise RuntimeError(f"of {rows:,} rows, {basis.waiting_rows(url):,} still wait after 600 s")
+        time.sleep(0.05)
+    wall = time.monotonic() - begun
+    return Drained(
+        wall,
+        basis.cpu_s([instance.pid]),
+        sum(used.values()),
+        before,
+        basis.memory_mib(instance.pid, "VmHWM"),
+    )
+
+
+async def appended(servers: str, count: int) -> float:
+    """Changes per second of a publisher that sends the same bodies in groups of 1,000, acknowledged."""
+    begun = trio.current_time()
+    body = {"state": "running", "n": 1, "note": "x" * 100}
+    async with open_publisher(basis.FEED, servers) as publisher:
+        pending = [
+            await publisher.submit([Change("vm", f"vm-{number}", "update", ("state",), body) for number in range(1000)])
+            for _ in range(count // 1000)
+        ]
+        for each in pending:
+            await each.wait()
+    return count / (trio.current_time() - begun)

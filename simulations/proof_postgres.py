@@ -1,0 +1,68 @@
+"""make proof-postgres: the log in PostgreSQL, the outbox and captured tables, as line, figure, limit, verdict, seconds.
+
+    python simulations/proof_postgres.py [--git DIR] [--only STEP,STEP] [--json FILE] [--quick]
+
+Exit 1 if a row fails. What is not in it was not shown. --quick asks every step for a small share: its rows say so, and
+do not pass. PostgreSQL servers of the steps' own run on loopback, in temporary folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+# Workers that the steps start find `simulations` and `changefeed` there too.
+os.environ["PYTHONPATH"] = str(ROOT)
+
+from simulations.proof import postgres_cost, postgres_jobs, postgres_mirrors, postgres_outbox  # noqa: E402
+from simulations.proof.rows import Proof, Row  # noqa: E402
+from simulations.proof_core import machine  # noqa: E402
+
+
+def all_steps(git: Path | None, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
+    return {
+        "conformance": partial(postgres_jobs.conformance, quick),
+        "bad-input": partial(postgres_jobs.bad_input, quick),
+        "freezes": partial(postgres_jobs.frozen, quick),
+        "outbox": partial(postgres_outbox.outbox, quick),
+        "million": partial(postgres_outbox.million, quick),
+        "two-instances": partial(postgres_mirrors.two_instances, quick),
+        "initial": partial(postgres_mirrors.initial, quick),
+        "pgbench": partial(postgres_jobs.pgbench, quick),
+        "cost": partial(postgres_cost.cost, quick),
+        "demo": partial(postgres_jobs.demo, git, quick),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--git", type=Path, help="a clone whose history the demo replays (default: a generated one)")
+    parser.add_argument("--only", default="", help="comma-separated names of steps")
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser.add_argument("--quick", action="store_true", help="a look at every step; does not pass")
+    options = parser.parse_args()
+    known = all_steps(options.git, options.quick)
+    chosen = [name for name in options.only.split(",") if name] or list(known)
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        parser.error(f"no step {', '.join(unknown)}; there are {', '.join(known)}")
+    print(f"proof-postgres on {machine()}", flush=True)
+    proof = Proof()
+    for name in chosen:
+        proof.run(name, known[name])
+    print(f"\n{machine()}\n\n{proof.table()}\n")
+    if options.json is not None:
+        options.json.write_text(proof.json())
+    failed = [row.line for row in proof.rows if not row.ok]
+    print(f"{len(proof.rows)} rows, {len(failed)} failed{': ' + '; '.join(failed) if failed else ''}")
+    return 0 if proof.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
