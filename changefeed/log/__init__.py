@@ -1,7 +1,8 @@
 """3. The log: durable, fenced, readable. This file is the contract; one conformance suite holds every store to it.
 
-    LogStore   opens feeds of one place (a URL)            memory.py  sqlite.py    urls.py opens them by URL
+    LogStore   opens feeds of one place (a URL)            memory.py  sqlite.py  postgresql/    urls.py opens them
     FeedLog    the log of one feed                         verify.py walks one
+    Outbox     changes that applications wrote in transactions of their own, where a store has one
     rules.py   what every store holds to (pure)
 
 Stores are passive: they call nobody back. They hold no lock across an await. All methods may be called concurrently
