@@ -166,6 +166,24 @@ GOOD: dict[str, str] = {
         ("p1 acked o2 2.3-3", ""),
         ("p2#2 acked o3 2.4-4 repeated", "@0.5 p2#2 acked o3 2.4-4 repeated\n@0.5 p1 submits o2: c\np1 acked o2 2.3-3"),
     ),
+    "an epoch comes again after its fence went away with the storage": _(
+        RESTORED,
+        (
+            "nemesis restored 1",
+            "c elected 2/eeeeeeee\nc fence 2/eeeeeeee tail 1.2\nnemesis restored 1",
+        ),
+    ),
+    "a leader of a log that was put back is replaced": _(RESTORED, behind("s1 handled 2.3", "b deposed 2")),
+    "the second try with other bytes was stored, and is trimmed": _(
+        UNSEEN, ("p0 submits o1: a", "p0 submits o1: a!\np0 submits o1: a")
+    ),
+    "it began at a floor that nobody told of, and does not tell": _(
+        without(TRIMMED, "store trimmed", "s1#2", "s1#3", "end effects"),
+        (
+            "nemesis heal 10",
+            "x reader from beginning\nx event 1.5 e:delete more\nx event 1.6 f+state group 5\nx quit\nnemesis heal 10",
+        ),
+    ),
 }
 
 BAD: list[tuple[str, str, str, str]] = [
@@ -353,6 +371,12 @@ BAD: list[tuple[str, str, str, str]] = [
             behind("end entry 2.3 p0-1/1/2: d", "end entry 2.4 p1-1/2/3: x"),
         ),
         "published op o5 before op o3",
+    ),
+    (
+        "C4",
+        "a receipt and a reader differ in the bytes of what is trimmed",
+        _(UNSEEN, ("p0 submits o1: a", "p0 submits o1: a!")),
+        "has bytes",
     ),
 ]
 
