@@ -229,6 +229,7 @@ BAD_INPUT: Final = (
     ("missing, older, newer schema", _SERVER, "-k", "missing_older or laying_out"),
     ("missing privilege", _SERVER, "-k", "privileges or no_more_than_the_page"),
     ("read-only standby; fsync, full_page_writes, synchronous_commit off", _SERVER, "-k", "standby or would_lose"),
+    ("disk full (needs root, to mount a small one)", _SERVER, "-k", "full_disk"),
     ("a change that is none, a transaction above the group limit", _OUTBOX, "-k", "refused or declared"),
     (
         "no such table or column, a table without a key, a transaction above the group limit",
@@ -236,4 +237,5 @@ BAD_INPUT: Final = (
         "-k",
         "cannot_be_captured or without_a_key or too_large or above_the_group",
     ),
+    ("a column type without a JSON form", _CAPTURE, "-k", "have_a_form or has_no_form or jsonb_refuses"),
 )

@@ -91,7 +91,8 @@ def two_instances(quick: bool = False) -> Iterator[Row]:
     for way, line in told.items():
         yield Row(
             f"two instances of a service update the same {KEYS} rows for {found.seconds:.0f} s, {line}",
-            f"{found.updates // len(WAYS):,} updates; after {found.rounds} rounds the mirror differed {found.differing[way]} times",
+            f"{found.updates // len(WAYS):,} updates; after {found.rounds} rounds the mirror differed "
+            f"{found.differing[way]} times",
             f"equal after every round of {SECONDS:g} s{note}",
             found.differing[way] == 0 and enough,
         )

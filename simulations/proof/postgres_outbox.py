@@ -33,7 +33,8 @@ GROWTH_MIB: Final = 96
 RATE_CPU: Final = 20_000
 PUT: Final = (
     "SELECT count(changefeed.publish(%s, 'vm', 'vm-' || i %% 1000, 'update', ARRAY['state'],"
-    " jsonb_build_object('state', 'running', 'n', i, 'note', repeat('x', 100)))) FROM generate_series(%s::int, %s::int) i"
+    " jsonb_build_object('state', 'running', 'n', i, 'note', repeat('x', 100))))"
+    " FROM generate_series(%s::int, %s::int) i"
 )
 
 
@@ -159,7 +160,8 @@ def put(connection: psycopg.Connection[Any], transaction: int, key: str, number:
 def busy(quick: bool) -> Iterator[Row]:
     """Writers at once, a transaction held open all the while, leaders killed: each committed row once, in order."""
     seconds, kills = (10.0, 2) if quick else (SECONDS, KILLS)
-    with basis.database() as (server, url), basis.cluster(url) as cluster:
+    # Keys cross on purpose, so that deadlocks are many: they are noticed soon.
+    with basis.database(deadlock_timeout="20ms") as (server, url), basis.cluster(url) as cluster:
         server.execute(*SCHEMA, database="proof")
         ledger, stop = Ledger(), threading.Event()
         killer = basis.Killer(cluster, seconds / (kills + 1))

@@ -271,3 +271,54 @@ async def test_what_cannot_be_captured_is_said(database: str) -> None:
             )
             with pytest.raises(BadConfig, match="there is no table 'nics'"):
                 capture.remove(server, "nics")
+
+
+async def test_columns_of_every_type_have_a_form(database: str) -> None:
+    """Types that JSON does not have are text, as PostgreSQL writes them; times are in UTC."""
+    columns = (
+        "uuid uuid PRIMARY KEY, bytes bytea, at timestamptz, day date, span interval, net inet, words text[], nested"
+        " integer[][], r int4range, d double precision, never timestamptz, big bigint, money numeric, x xml, p point"
+    )
+    async with feed_log(database) as log:
+        scribe = await Scribe.fencing(log, 1)
+        with table(database, columns) as connection:
+            add(database)
+            connection.execute("SET TimeZone = 'Asia/Tokyo'")
+            connection.execute(
+                "INSERT INTO vms VALUES ('46c10000-0000-0000-0000-000000000000', '\\x00ff', '2026-01-01 09:00+09',"
+                " '2026-01-01', '1 day 2 hours', '10.0.0.0/8', '{a,NULL}', '{{1,2},{3,4}}', '[1,5)', 'NaN', 'infinity',"
+                " 9223372036854775807, 1.50, '<a/>', '(1,2)')"
+            )
+        ((change,),) = await take_all(log, scribe)
+    assert change.id == "46c10000-0000-0000-0000-000000000000"
+    assert change.body == {
+        "uuid": change.id, "bytes": "\\x00ff", "at": "2026-01-01T00:00:00+00:00", "day": "2026-01-01",
+        "span": "1 day 02:00:00", "net": "10.0.0.0/8", "words": ["a", None], "nested": [[1, 2], [3, 4]], "r": "[1,5)",
+        "d": "NaN", "never": "infinity", "big": 9223372036854775807, "money": 1.5, "x": "<a/>", "p": "(1,2)",
+    }  # fmt: skip
+
+
+async def test_what_has_no_form_stops_nothing(database: str) -> None:
+    """An integer beyond 64 bits: the change without its body, and why; what comes behind it is moved."""
+    async with feed_log(database) as log:
+        scribe = await Scribe.fencing(log, 1)
+        with table(database, "uuid text PRIMARY KEY, n numeric") as connection:
+            add(database)
+            connection.execute("INSERT INTO vms VALUES ('a', 100000000000000000000000), ('b', 1)")
+            connection.execute("INSERT INTO vms VALUES ('c', 2)")
+        taken = await take_all(log, scribe)
+    assert ids(taken) == [["a", "b"], ["c"]]
+    assert taken[0][0].body is None and "body-left-out" in (taken[0][0].meta or {})
+    assert taken[0][1].body == {"uuid": "b", "n": 1}
+
+
+async def test_a_value_that_jsonb_refuses_is_refused_in_the_applications_statement(database: str) -> None:
+    """A `json` column may hold \\u0000, which jsonb has no form for: PostgreSQL says so, and nothing is written."""
+    async with feed_log(database) as log:
+        scribe = await Scribe.fencing(log, 1)
+        with table(database, "uuid text PRIMARY KEY, doc json") as connection:
+            add(database)
+            with pytest.raises(psycopg.errors.UntranslatableCharacter, match="unsupported Unicode escape sequence"):
+                connection.execute("""INSERT INTO vms VALUES ('a', '{"x": "\\u0000"}')""")
+            connection.execute("INSERT INTO vms VALUES ('b', '{}')")
+        assert ids(await take_all(log, scribe)) == [["b"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from changefeed.errors import (
     LogAccessDenied,
     LogDamaged,
     LogFormatUnknown,
+    LogFull,
     LogNotLaidOut,
     LogReplaced,
     LogUnavailable,
@@ -295,3 +297,48 @@ async def test_a_deposed_leader_is_fenced(database: str) -> None:
     await raises(Fenced, old.trim(1, deposed.term, 0))
     await old.aclose()
     await new.aclose()
+
+
+# ---- a full disk
+
+
+@pytest.fixture
+def small_disk(own_server: PostgresqlServer) -> Iterator[Path]:
+    """Entries lie on a disk of 4 MiB, beside the server's own: its write-ahead log must go on."""
+    if os.geteuid():
+        pytest.skip("only root can mount a small disk")
+    place = own_server.directory / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        space = place / "space"
+        space.mkdir()
+        own_server.own(space)
+        own_server.execute(f"CREATE TABLESPACE small LOCATION '{space}'", database="log")
+        own_server.execute("ALTER TABLE changefeed.entries SET TABLESPACE small", database="log")
+        yield place
+    finally:
+        own_server.stop(signal.SIGQUIT)
+        subprocess.run(["umount", place], check=True)
+
+
+async def test_a_full_disk_refuses_appends_and_nothing_else(own_server: PostgresqlServer, small_disk: Path) -> None:
+    """LogFull, with nothing of the append stored; reads go on; with room again, so do appends of the same term."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(2 * 2**20))
+    log = await open_log(own_server.url("log"), QUICK).open(FEED)
+    scribe = await Scribe.fencing(log, 1)
+    stored = 0
+    with pytest.raises(LogFull, match="free room on the server's disk or lower the feed's retention"):
+        for _ in range(40):
+            await scribe.write(1, size=200_000)
+            stored += 1
+    assert 0 < stored < 40
+    assert len(await everything(log)) == stored
+    ballast.unlink()
+    again = Scribe(log, await log.look())
+    await again.write(1, size=200_000)
+    assert len(await everything(log)) == stored + 1
+    await log.aclose()
