@@ -69,6 +69,7 @@ OFTEN: Final = {
     "kill-client": 4,
     "put-back": 2,
     "quorum": 2,
+    "disk-full": 2,
 }
 
 #: Named steps of the production code at which a process is killed or frozen: traces, and calls of the log.
@@ -172,11 +173,12 @@ def _options(chance: random.Random) -> dict[str, Any]:
 
 
 def _reader(chance: random.Random, who: str) -> dict[str, Any]:
-    """late: seconds after which it begins, from now on. The first reader wants everything."""
+    """late: seconds after which it begins, from now on. The first reader wants everything, from the
+    beginning."""
     found: dict[str, Any] = {"who": who, "filter": {} if who == READERS[0] else chance.choice(FILTERS)}
     if chance.random() < 0.25:
         found["groups"] = True
-    if chance.random() < 0.2:
+    if chance.random() < 0.2 and who != READERS[0]:
         found["late"] = round(chance.uniform(0.3, 2.5), 2)
     if chance.random() < 0.3:
         found["breaks"] = chance.randint(3, 20)
@@ -247,6 +249,8 @@ def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...
         elif kind == "put-back":
             how = f"{chance.choice(('running', 'stopped', 'stopped'))}/{chance.choice(('kept', 'lost', 'older'))}"
             how += chance.choice(("", "/late"))
+        elif kind == "disk-full":
+            lasts = round(0.8 + 1.7 * chance.random(), 3)
         return Step(at, kind, "", lasts, how)
     if kind in CLIENT_KINDS:
         if kind == "slow-reader":
