@@ -8,6 +8,7 @@
 #   make proof-core        the figures behind the promises; GIT=DIR names a clone to replay
 #   make proof-simulation  simulation, checkers, models, deliberate bugs, chaos: the long searches (two to three hours)
 #   make proof-seeds       bugs that the simulation found: red in the commit before, green in the one after
+#   make proof-postgres    the log in PostgreSQL, outbox and capture: the rows of their promises
 #   make clean             removes .venv and caches, never your data
 
 SHELL := /bin/bash
@@ -25,7 +26,7 @@ BIN := .venv/bin
 # Tests that need no process share the cores; those that kill processes and watch the time have the machine to themselves.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: help demo test check docs proof-core proof-simulation proof-seeds clean packages
+.PHONY: help demo test check docs proof-core proof-simulation proof-seeds proof-postgres clean packages
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -64,6 +65,9 @@ proof-simulation: .venv/.test packages
 
 proof-seeds: .venv/.test
 	@$(BIN)/python simulations/proof_seeds.py
+
+proof-postgres: .venv/.test packages
+	@$(BIN)/python simulations/proof_postgres.py $(if $(GIT),--git "$(GIT)")
 
 packages:
 	@.ci/packages
