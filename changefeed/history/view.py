@@ -115,7 +115,8 @@ class Restore(NamedTuple):
 
 @dataclass(slots=True)
 class Fault:
-    """over: when it was over (None: not told). effects: what was seen of it. expects: None where nothing was said."""
+    """over: when it was over (None: not told). effects: what was seen of it. expects: None where nothing was said. how:
+    what else was told of it."""
 
     id: Any
     kind: str
@@ -123,6 +124,7 @@ class Fault:
     at: int
     t: int
     expects: Sequence[str] | None
+    how: str = ""
     over: int | None = None
     effects: list[str] = field(default_factory=list)
 
@@ -328,6 +330,7 @@ class View:
 
     def _fault(self, index: int, record: Record) -> None:
         fault = Fault(record["id"], record["kind"], record["target"], index, record["t"], record.get("expects"))
+        fault.how = str((record.get("on") or {}).get("how", ""))
         self._faults[fault.id] = fault
         self.faults.append(fault)
 

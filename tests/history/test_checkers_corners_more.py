@@ -110,6 +110,10 @@ GOOD: dict[str, str] = {
     "the second try with other bytes is what is stored": _(
         PLAIN, ("p1 submits o2: c", "p1 submits o2: c!\np1 submits o2: c")
     ),
+    "everybody began at the end: there was nothing to deliver": _(
+        without(PLAIN, "s0", "s1"),
+        ("nemesis heal 10", "s0 reader from now\ns0 connected 2.4\ns0 bookmark 2.4\nnemesis heal 10"),
+    ),
     "a bookmark again": _(PLAIN, behind("s1 bookmark 2.4", "s1 bookmark 2.4")),
     "a bookmark of what is lost, on its way": _(RESTORED, behind("nemesis restored 1", "s0 bookmark 1.2")),
     "what began now goes on, and nobody tells where": without(PLAIN, " connected ", "end effects s0")
@@ -372,6 +376,16 @@ BAD: list[tuple[str, str, str, str]] = [
         ),
         "published op o5 before op o3",
     ),
+    (
+        "C16",
+        "somebody began before the end, and nothing was delivered",
+        _(
+            without(PLAIN, "s0", "s1"),
+            ("nemesis heal 10", "s0 reader from now\ns0 connected 2.3\ns0 quit\nnemesis heal 10"),
+        ),
+        "0 events",
+    ),
+    ("C16", "nobody read", without(PLAIN, "s0", "s1"), "0 events"),
     (
         "C4",
         "a receipt and a reader differ in the bytes of what is trimmed",

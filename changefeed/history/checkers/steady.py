@@ -38,7 +38,11 @@ def _overtaken(view: View, at: int, record: Record, found: Findings) -> None:
 
     Only where the store tells of its commits, as it does in virtual time: on a real machine, load is a reason.
     """
-    before = {fault.kind for fault in view.faults if fault.at < at}
+    faults = [fault for fault in view.faults if fault.at < at]
+    before = {fault.kind for fault in faults}
+    # A kill at a named step that something else brings about, such as a lost record, is not only a kill.
+    if any(fault.kind == "kill-at" and "/" in fault.how for fault in faults):
+        return
     if view.restores or not view.commits or not before <= KILLS | HARMLESS:
         return
     found.say(

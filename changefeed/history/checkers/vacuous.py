@@ -1,16 +1,18 @@
 """C16: the run did something: its silence means something.
 
-Broken if there is no log at the end to judge by, no receipt or no delivery; if there is less of something than the run
-itself asked for (`want`); if a fault had none of the effects of which one had to be seen, or no fault at all had any.
+Broken if there is no log at the end to judge by, no receipt, or no delivery though there was something to read; if
+there is less of something than the run itself asked for (`want`); if a fault had none of the effects of which one had
+to be seen, or no fault at all had any.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 from changefeed.history.broken import Broken, Findings
-from changefeed.history.view import View
+from changefeed.history.view import Segment, View
 
 PROMISE = "C16"
 #: An effect that says that there was none.
@@ -22,7 +24,7 @@ def check(view: View) -> list[Broken]:
     had = counts(view)
     if not view.log.whole:
         found.say("the history does not hold the log itself (a record 'log', read from the store after everything)")
-    for name, least in {"acks": 1, "events": 1, **view.wants}.items():
+    for name, least in {"acks": 1, "events": int(not _all_read(view)), **view.wants}.items():
         if had[name] < least:
             found.say(f"the run was too idle: {had[name]} {name}, at least {least} wanted", name=name)
     for fault in view.faults:
@@ -38,6 +40,23 @@ def check(view: View) -> list[Broken]:
     if not effects - {MISSED} and not all(MISSED in fault.effects for fault in asked):
         found.say(f"none of the {len(asked)} faults had any effect that was seen", record=asked[0].at)
     return found.result()
+
+
+def _all_read(view: View) -> bool:
+    """Whether there were readers, and nothing that they select lay before any of them: all began at the end."""
+    return bool(view.segments) and all(
+        segment.steps
+        and segment.steps[0].kind == "connected"
+        and not any(seq > segment.steps[0].seq for seq in _selected(view, segment)[-1:])
+        for segment in view.segments
+    )
+
+
+def _selected(view: View, segment: Segment) -> Sequence[int]:
+    try:
+        return view.log.selected(segment.filter)
+    except KeyError:
+        return ()  # exactly_once says so
 
 
 def counts(view: View) -> Counter[str]:
