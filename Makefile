@@ -58,16 +58,16 @@ docs: .venv/.test
 	@WRITE_DOCS=1 $(BIN)/python -m pytest -q tests/docs tests/wire/test_wire_reference.py tests/conformance/test_conformance_page.py tests/hostile
 
 proof-core: .venv/.test packages
-	@$(BIN)/python simulations/proof_core.py $(if $(GIT),--git "$(GIT)")
+	@$(BIN)/python simulations/proof_core.py $(if $(GIT),--git "$(GIT)") $(ARGS)
 
 proof-simulation: .venv/.test packages
-	@$(BIN)/python simulations/proof_simulation.py
+	@$(BIN)/python simulations/proof_simulation.py $(ARGS)
 
 proof-seeds: .venv/.test
-	@$(BIN)/python simulations/proof_seeds.py
+	@$(BIN)/python simulations/proof_seeds.py $(ARGS)
 
 proof-postgres: .venv/.test packages
-	@$(BIN)/python simulations/proof_postgres.py $(if $(GIT),--git "$(GIT)")
+	@$(BIN)/python simulations/proof_postgres.py $(if $(GIT),--git "$(GIT)") $(ARGS)
 
 packages:
 	@.ci/packages
