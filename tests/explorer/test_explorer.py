@@ -9,12 +9,14 @@ import pytest
 
 from changefeed.batch import Batch
 from changefeed.change import Position
+from changefeed.election import machine as election_machine
 from changefeed.leader import machine as leader_machine
 from changefeed.leader.book import Known, Run
 from changefeed.leader.effects import Reply
 from changefeed.publisher import machine as publisher_machine
 from changefeed.serving import machine as serving_machine
 from changefeed.simulation.explorer import log as explorer_log
+from changefeed.simulation.explorer.electing import ElectBounds, Electing
 from changefeed.simulation.explorer.publishing import Publishing
 from changefeed.simulation.explorer.publishing_state import Bounds
 from changefeed.simulation.explorer.reading import ReadBounds, Reading
@@ -126,6 +128,10 @@ def future_from_behind(request: Any, look: Any, tail: Any, time_seq: Any = None)
     return RIGHT_ADMIT(request, look, tail, time_seq)
 
 
+def nobody_contends(self: Any, now: float) -> None:
+    """An empty seat is left alone: each waits for another."""
+
+
 PUBLISHING = Bounds(((1, 1),), terms=1, cuts=1, unknowns=1, deaths=0)
 READING = ReadBounds(2, cuts=1, deaths=1, restarts=0)
 Patch = tuple[Any, str, Any]
@@ -146,6 +152,9 @@ BUGS: dict[str, tuple[Callable[[], World[Any]], set[str], Patch]] = {
     "M16 resumed too late": (
         lambda: Reading(READING), {"C5", "crash", "stuck"},
         ("changefeed.simulation.explorer.reading", "admit", resumes_too_late)),
+    "nobody takes an empty seat": (
+        lambda: Electing(ElectBounds(ticks=6, lost=1)), {"C14"},
+        (election_machine.Election, "_decide_vacant", nobody_contends)),
     "M31 a final no from memory": (
         lambda: Reading(READING), {"C13"}, ("changefeed.simulation.explorer.reading", "admit", future_from_behind)),
 }  # fmt: skip

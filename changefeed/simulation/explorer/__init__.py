@@ -4,6 +4,7 @@
     publishing.py   publishers, leaders, the log: delivery, loss, late messages, fences, deaths, unknown outcomes
     publishing_state.py  what such a world consists of
     reading.py      a subscriber, its sessions, the log: cuts, late frames, restarts, deaths
+    electing.py     two elections, a coordinator, the log's fence: lost replies, ended sessions, false evidence
     acts.py         what is told to publishers and leaders, and what they say
     log.py          the log as a value
     cells.py        machines as states: copied, compared, stepped once for each state and fact

@@ -28,6 +28,7 @@ TALK: Final[Mapping[str, frozenset[str]]] = {
     "Session": frozenset({"_settings"}),
     "Sequencer": frozenset({"repeated", "refused", "_token"}),
     "_Opening": frozenset({"token"}),
+    "Election": frozenset({"settings", "events", "leader_since", "_wall_offset"}),
 }
 
 

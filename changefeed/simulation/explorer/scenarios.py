@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from changefeed.simulation.explorer.electing import ElectBounds, Electing
 from changefeed.simulation.explorer.publishing import Publishing
 from changefeed.simulation.explorer.publishing_state import Bounds
 from changefeed.simulation.explorer.reading import ReadBounds, Reading
@@ -27,6 +28,10 @@ def _publishing(name: str, bounds: Bounds, *, long: bool = False) -> Scenario:
 
 def _reading(name: str, bounds: ReadBounds, *, long: bool = False) -> Scenario:
     return Scenario(f"reading: {name}", lambda: Reading(bounds), long)
+
+
+def _electing(name: str, bounds: ElectBounds, *, long: bool = False) -> Scenario:
+    return Scenario(f"electing: {name}", lambda: Electing(bounds), long)
 
 
 SCENARIOS: Final = (
@@ -64,4 +69,9 @@ SCENARIOS: Final = (
         Bounds(((1, 1, 1),), terms=2, cuts=1, unknowns=0, deaths=0),
         long=True,
     ),
+    _electing("two candidates begin", ElectBounds(ticks=8)),
+    _electing("a reply of the coordinator is lost", ElectBounds(ticks=6, lost=1)),
+    _electing("a living leader is taken for dead", ElectBounds(ticks=6, refused=1)),
+    _electing("somebody deletes the record", ElectBounds(ticks=8, deleted=1), long=True),
+    _electing("a living leader is taken for dead, a reply is lost", ElectBounds(ticks=6, refused=1, lost=1), long=True),
 )
