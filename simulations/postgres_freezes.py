@@ -46,6 +46,8 @@ INSIDE: Final = {
     "before the tail": "    UPDATE changefeed.heads SET tail_seq",
     "before the commit": "    -- What the entries hold of the outbox",
 }
+#: After so many freezes a new feed begins: each freeze reads the whole log of its feed.
+FEED_FREEZES: Final = 40
 STEPS: Final = ("before it is sent", *INSIDE, "after the commit, before the answer")
 
 
@@ -107,14 +109,14 @@ class Freezes:
 
     async def run(self, freezes: int) -> Report:
         for number in range(freezes):
-            await self.freeze(STEPS[number % len(STEPS)])
+            await self.freeze(STEPS[number % len(STEPS)], f"{FEED}-{number // FEED_FREEZES}")
             if self.report.broken:
                 break
         return self.report
 
-    async def freeze(self, step: str) -> None:
+    async def freeze(self, step: str, feed: str) -> None:
         old_store, new_store = open_log(self.url, Settings()), open_log(self.url, Settings())
-        old, new = await old_store.open(FEED), await new_store.open(FEED)
+        old, new = await old_store.open(feed), await new_store.open(feed)
         try:
             await self._freeze(step, old, new)
         except LogDamaged as error:

@@ -23,36 +23,43 @@ CREATE TABLE changefeed.captures (
     initial_after text[]
 );
 
--- What these three say is wanted for every row: without a setting of their own, PostgreSQL can put them into the query.
+-- What follows is wanted for every row or statement. It has no setting of its own, since one costs more than the
+-- function does; and it is PL/pgSQL where PostgreSQL could not put it into the query, since each session then plans it
+-- once and not at each call.
 
--- The id of a row: its id columns as text, joined by commas; a comma or a backslash inside is escaped. A longer one than
--- an id may be is told by its hash.
 CREATE FUNCTION changefeed.escaped(p_text text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT replace(replace(coalesce(p_text, '\N'), '\', '\\'), ',', '\,')
 $$;
 
-CREATE FUNCTION changefeed.bounded(p_id text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN octet_length(p_id) BETWEEN 1 AND 512 THEN p_id ELSE 'md5:' || md5(p_id) END
-$$;
+-- The id of a row: its id columns as text, joined by commas; a comma or a backslash inside is escaped. A longer one than
+-- an id may be is told by its hash.
+CREATE FUNCTION changefeed.row_id(p_row jsonb, p_names text[]) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_id text;
+BEGIN
+    IF cardinality(p_names) = 1 THEN
+        v_id := changefeed.escaped(p_row ->> p_names[1]);
+    ELSE
+        SELECT string_agg(changefeed.escaped(p_row ->> n.name), ',' ORDER BY n.ord) INTO v_id
+          FROM unnest(p_names) WITH ORDINALITY AS n (name, ord);
+    END IF;
+    IF octet_length(v_id) BETWEEN 1 AND 512 THEN
+        RETURN v_id;
+    END IF;
+    RETURN 'md5:' || md5(v_id);
+END $$;
 
-CREATE FUNCTION changefeed.joined(p_row jsonb, p_names text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT string_agg(changefeed.escaped(p_row ->> n.name), ',' ORDER BY n.ord)
-      FROM unnest(p_names) WITH ORDINALITY AS n (name, ord)
-$$;
-
-CREATE FUNCTION changefeed.row_id(p_row jsonb, p_names text[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT changefeed.bounded(CASE cardinality(p_names)
-        WHEN 1 THEN changefeed.escaped(p_row ->> p_names[1])
-        WHEN 2 THEN changefeed.escaped(p_row ->> p_names[1]) || ',' || changefeed.escaped(p_row ->> p_names[2])
-        ELSE changefeed.joined(p_row, p_names) END)
-$$;
-
+-- Names of columns by number; NULL for NULL and for none.
 CREATE FUNCTION changefeed.names_of(p_relation oid, p_numbers smallint[]) RETURNS text[]
-LANGUAGE sql STABLE AS $$
-    SELECT array_agg(a.attname::text ORDER BY n.ord)
-      FROM unnest(p_numbers) WITH ORDINALITY AS n (number, ord)
-      JOIN pg_attribute a ON a.attrelid = p_relation AND a.attnum = n.number AND NOT a.attisdropped
-$$;
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF cardinality(p_numbers) > 0 THEN
+        RETURN (SELECT array_agg(a.attname::text ORDER BY n.ord)
+                  FROM unnest(p_numbers) WITH ORDINALITY AS n (number, ord)
+                  JOIN pg_attribute a ON a.attrelid = p_relation AND a.attnum = n.number AND NOT a.attisdropped);
+    END IF;
+    RETURN NULL;
+END $$;
 
 CREATE FUNCTION changefeed.only(p_row jsonb, p_kept text[]) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
     SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') FROM jsonb_each(p_row) e WHERE e.key = ANY (p_kept)
@@ -64,9 +71,12 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN p_kept IS NULL THEN p_row - p_left_out ELSE changefeed.only(p_row, p_kept) - p_left_out END
 $$;
 
-CREATE FUNCTION changefeed.changed(p_old jsonb, p_new jsonb) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
-    SELECT array_agg(n.key ORDER BY n.key) FROM jsonb_each(p_new) n WHERE n.value IS DISTINCT FROM p_old -> n.key
-$$;
+-- Names of the columns that differ, sorted; NULL for none.
+CREATE FUNCTION changefeed.changed(p_old jsonb, p_new jsonb) RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN (SELECT array_agg(n.key ORDER BY n.key) FROM jsonb_each(p_new) n
+             WHERE n.value IS DISTINCT FROM p_old -> n.key);
+END $$;
 
 -- Puts the rows of one statement, all of one op at a time, in one insert.
 CREATE FUNCTION changefeed.put_rows(p_capture changefeed.captures, p_ids text[], p_ops text[], p_fields jsonb[],

@@ -27,7 +27,7 @@ logger = logging.getLogger("changefeed.log")
 
 WAITING: Final = "SELECT * FROM changefeed.outbox_waiting(%s, %s::integer, %s::integer, %s)"
 #: The lowest rows among which transactions must end to be moved together.
-ROWS: Final = 5_000
+ROWS: Final = 10_000
 
 
 @dataclass(slots=True)
