@@ -24,6 +24,9 @@ CHANNEL: Final = "(outbox)"
 #: An outbox that was not empty is looked into again so soon, for so long.
 EAGER_PAUSE_S: Final = 0.005
 EAGER_S: Final = 0.5
+#: Looks take no more than one part in so many of the time. They are slow where rows that were moved long ago cannot be
+#: cleared away yet: while some transaction of the database stays open.
+IDLE_SHARE: Final = 5
 #: After an error of the log, or a refusal.
 RETRY_S: Final = 0.5
 
@@ -80,10 +83,12 @@ class Mover:
         # What is moved with one append shares it with what publishers send: half of it.
         room = max(self._settings.group_bytes_max, self._settings.append_bytes_max // 2)
         while True:
+            begun = trio.current_time()
             moved = await self._outbox.waiting(room)
             if moved is None:
-                eager = trio.current_time() < eager_until
-                await self._outbox.wait(EAGER_PAUSE_S if eager else self._settings.outbox_poll_s)
+                now = trio.current_time()
+                pause = EAGER_PAUSE_S if now < eager_until else self._settings.outbox_poll_s
+                await self._outbox.wait(max(pause, (IDLE_SHARE - 1) * (now - begun)))
                 continue
             batch = Batch(OUTBOX, opened.incarnation, last, last + 1, moved.sizes, moved.payload)
             self._number, self._moved = batch.number, moved
