@@ -63,10 +63,6 @@ ELECTION = (
     _election("reply lost, false challenge, freeze, crash", "LOST=1", "FALSE=1", "FREEZE=1", "CRASH=1"),
     _election("reply lost, freeze, session and record lost", "LOST=1", "FREEZE=1", "EXPIRE=1", "DELETE=1"),
     _election("wiped, reply lost, false challenge, freeze", "WIPE=1", "LOST=1", "FALSE=1", "FREEZE=1"),
-    _election(
-        "each misfortune once", "LOST=1", "FALSE=1", "FREEZE=1", "CRASH=1", "EXPIRE=1", "DELETE=1", "WIPE=1",
-        whole=True, long=True,
-    ),
     _election("somebody leads and stays: reply lost, false challenge, freeze", "LOST=1", "FALSE=1", "FREEZE=1",
               live=True),
     _election("somebody leads and stays: crash, session and record lost", "CRASH=1", "EXPIRE=1", "DELETE=1",
