@@ -110,6 +110,7 @@ MUTANTS: Final = (
                 "        elif batch.number <= run.expected or batch.after == run.expected:\n",
             ),
         ),
+        hidden_by=("D1",),
         sees=("C2", "crash"),
     ),
     Mutant(

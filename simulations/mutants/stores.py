@@ -51,6 +51,7 @@ MUTANTS: Final = (
         "the store ignores both the epoch and the expected tail",
         "two leaders at once must be harmless",
         (NO_FENCE, NO_TAIL),
+        hidden_by=("D1",),
         sees=("C9", "C8", "C4", "C1"),
     ),
     Mutant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import statistics
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -47,7 +48,7 @@ class Results:
     @classmethod
     def keep(cls, *, measured: Measured | None = None, tested: Tested | None = None) -> None:
         """Put one result into the file, beside whatever another process of this kind has put there."""
-        with open(RESULTS.with_suffix(".lock"), "w") as lock:
+        with open(Path(tempfile.gettempdir()) / "changefeed-mutants.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             results = cls.load()
             if measured is not None:

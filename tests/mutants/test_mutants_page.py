@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from simulations.mutants.catalogue import BUGS
-from simulations.mutants.harness import BUDGET, Measured, Run, Tested
+from simulations.mutants import harness
+from simulations.mutants.harness import BUDGET, Measured, Run
 from simulations.mutants.table import MEDIAN_MAX, PAGE, Results, judge, page
 
 
@@ -29,7 +30,7 @@ def test_a_survivor_fails_the_verdict() -> None:
     assert "survives" in page(results)
     results = Results.load()
     tested = next(mutant for mutant in BUGS if mutant.tests)
-    results.tested[tested.name, False] = Tested(tested.name, False, tested.tests, "", 1.0)
+    results.tested[tested.name, False] = harness.Tested(tested.name, False, tested.tests, "", 1.0)
     assert judge(results).missed == (tested.name,)
     assert not judge(Results()).ok
 
