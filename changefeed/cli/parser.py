@@ -40,7 +40,7 @@ _TWINS: Final = (
 )
 _STATUSES: Final = (
     "exit status: 0 done; 1 something failed; 2 usage; 3 cannot resume; 4 unreachable or timed out; 5 not allowed; "
-    "130 Ctrl-C"
+    "70 `serve` could not end by itself; 130 Ctrl-C"
 )
 
 

@@ -25,11 +25,12 @@ unknown key is an error that names the nearest one. Durations are written `500ms
 | 3 | cannot resume: the position is too old, of another log, or from the future |
 | 4 | unreachable, or timed out |
 | 5 | not allowed |
+| 70 | `serve` did not come to its end within 15 s of being told (it lacked memory, say), and was ended |
 | 130 | Ctrl-C |
 
 | URL of | forms |
 |---|---|
-| a log | `sqlite:DIR`, `sqlite:///DIR` (a folder with one file per feed), `memory:` |
+| a log | `sqlite:DIR`, `sqlite:///DIR` (a folder with one file per feed), `postgresql://USER@HOST/DATABASE`, `memory:` |
 | a coordinator | `file:DIR`, `file:///DIR`, `zk://HOST:PORT,HOST:PORT/CHROOT`, `memory:` |
 | an instance | `ws://HOST:PORT`, `http://HOST:PORT`; for clients also `zk://…`: all that take part there |
 

@@ -1,4 +1,4 @@
-"""docs/explanation/reliability.md: its tables are made from the kinds of faults and the bugs found. WRITE_DOCS=1 writes."""
+"""docs/explanation/reliability.md: tables made from the kinds of faults and the bugs found. WRITE_DOCS=1 writes."""
 
 from __future__ import annotations
 
