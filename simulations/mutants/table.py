@@ -126,7 +126,8 @@ them. *crash* is an assertion of the code itself that stopped the bug; *hangs* a
 
 
 def page(results: Results) -> str:
-    runs = max((len(one.runs) for one in results.measured.values()), default=0)
+    starts = [len(best.runs) for mutant in BUGS if (best := results.best(mutant)) is not None] or [0]
+    runs = f"{min(starts)} to {max(starts)}" if min(starts) < max(starts) else str(max(starts))
     lines = [HEAD.format(runs=runs, verdict=judge(results)).rstrip("\n")]
     for mutant in BUGS:
         lines.append(_row(results, mutant))

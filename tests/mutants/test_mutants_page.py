@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simulations.mutants.catalogue import BUGS
 from simulations.mutants import harness
+from simulations.mutants.catalogue import BUGS
 from simulations.mutants.harness import BUDGET, Measured, Run
 from simulations.mutants.table import MEDIAN_MAX, PAGE, Results, judge, page
 
