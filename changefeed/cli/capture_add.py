@@ -38,8 +38,11 @@ def server_of(values: Values) -> Server:
 
 async def run(values: Values, output: Output) -> int:
     for name in ("feed", "table", "resource", "id"):
-        if getattr(values, name) is None:
+        if not getattr(values, name):
             raise BadConfig(f"--{name} is missing; changefeed capture add --help tells what it takes")
+    if len(values.resource) > 1:
+        raise BadConfig(f"--resource is given {len(values.resource)} times; a table's rows are one resource")
+    columns = tuple(column for text in values.id for column in words(text))
     server = server_of(values)
     from changefeed.log.postgresql import capture
 
@@ -49,8 +52,8 @@ async def run(values: Values, output: Output) -> int:
     wanted = capture.Capture(
         values.feed,
         values.table,
-        values.resource,
-        values.id,
+        values.resource[0],
+        columns,
         values.fields,
         values.exclude or (),
         before=values.before,
@@ -101,8 +104,8 @@ COMMAND = Command(
         LOG,
         Option("feed", "the feed", metavar="FEED"),
         Option("table", "the table: NAME or SCHEMA.NAME", metavar="TABLE"),
-        Option("resource", "the resource that its rows are", metavar="RESOURCE"),
-        Option("id", "columns whose values name a row, separated by commas", words, metavar="COLUMN[,…]"),
+        Option("resource", "the resource that its rows are; once", kind="many", metavar="RESOURCE"),
+        Option("id", "columns whose values name a row, separated by commas", kind="many", metavar="COLUMN[,…]"),
         Option("fields", "only these columns (default: all)", words, metavar="COLUMN[,…]"),
         Option("exclude", "all but these columns", words, metavar="COLUMN[,…]"),
         Option("before", "also tell the row before: as meta of an update, as body of a delete", kind="flag"),

@@ -187,7 +187,7 @@ MODULES |= {"checkers.phantom": phantom, "checkers.same_value": same_value}
 @pytest.mark.parametrize(
     ("part", "figure"),
     [(part, figure) for part, figures in FIGURES.items() for figure in figures],
-    ids=lambda one: str(one)[:40],
+    ids=lambda one: one if isinstance(one, str) else one.__name__,
 )
 def test_figures(part: str, figure: Callable[[types.ModuleType, Told], None], told: Told) -> None:
     """See each."""
