@@ -275,9 +275,7 @@ class FeedNode:
         )
         self._term = term
         logger.info("feed %s: leading in epoch %d, term %s (%s)", self.name, fence.epoch, fence.term, why)
-        self.world.trace(
-            "elected", feed=self.name, instance=self.instance, epoch=fence.epoch, term=fence.term, why=why
-        )
+        self.world.trace("elected", feed=self.name, instance=self.instance, epoch=fence.epoch, term=fence.term, why=why)
         assert self._nursery is not None
         self._nursery.start_soon(self._run_term, term)
         self.changed.notify()

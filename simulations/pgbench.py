@@ -111,7 +111,7 @@ class Report:
         mirrors = self.mirrors
         return [
             f"pgbench      {self.transactions:,} transactions recorded in {self.seconds:.0f} s",
-            f"harm         {self.kills} leaders killed; PostgreSQL {self.restarts} x restarted, {self.crashes} x crashed",
+            f"harm         {self.kills} leaders killed; server {self.restarts} x restarted, {self.crashes} x crashed",
             f"feed         {mirrors.groups:,} groups, {mirrors.changes:,} changes",
             f"sums         uneven at {mirrors.uneven} of {mirrors.groups:,} group boundaries {mirrors.first_uneven}",
             *(f"differs      {each}" for each in self.errors),

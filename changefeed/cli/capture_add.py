@@ -118,5 +118,6 @@ COMMAND = Command(
         ),
     ),
     about="Creates triggers that publish each insert, update, delete and truncate of the table in the transaction "
-    "that makes it. Run it again after a kill: it goes on where it was left. The role must own the table and the log's schema.",
+    "that makes it. Run it again after a kill: it goes on where it was left. The role must own the table and the log's "
+    "schema.",
 )

@@ -155,9 +155,7 @@ class Sequencer:
         opened. So whoever waits on it must not wait for ever: it opens again, and sends again under the same numbers.
         """
         error = NotCurrent("this publisher was opened over another connection meanwhile; open it again, and resend")
-        self._displaced += [
-            Reply(request.ticket, refusals.refusal(request.batch, error)) for request in channel.queue
-        ]
+        self._displaced += [Reply(request.ticket, refusals.refusal(request.batch, error)) for request in channel.queue]
         self.close(channel.name)
 
     def resume(self, token: int) -> Step:

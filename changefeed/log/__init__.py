@@ -173,9 +173,7 @@ class Outbox(Protocol):
         """What may be moved next, without a lock: some transactions, or a part of one above `bytes_max`; None if
         nothing waits. Raises LogUnavailable."""
 
-    async def append(
-        self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry], moved: Moved
-    ) -> None:
+    async def append(self, epoch: int, term: str, expected_tail: int, entries: Sequence[Entry], moved: Moved) -> None:
         """As FeedLog.append; takes exactly these rows out of the outbox in the same transaction. TailMoved also if some
         of them are no longer there."""
 

@@ -203,8 +203,8 @@ class FollowerEnd:
 class LeaderEnd:
     """The leader's end: which entries the follower gets next, and whether its log is mine.
 
-    position: of the newest entry sent; None until a leader vouched for a tail here. moved: the follower has not been told
-    yet that it goes on at `position`, where it may have to wait: nothing follows there until the next publish.
+    position: of the newest entry sent; None until a leader vouched for a tail here. moved: the follower has not been
+    told yet that it goes on at `position`, where it may have to wait: nothing follows there until the next publish.
     """
 
     position: Position | None

@@ -30,7 +30,7 @@ unknown key is an error that names the nearest one. Durations are written `500ms
 
 | URL of | forms |
 |---|---|
-| a log | `sqlite:DIR`, `sqlite:///DIR` (a folder with one file per feed), `postgresql://USER@HOST/DATABASE`, `memory:` |
+| a log | `sqlite:DIR`, `sqlite:///DIR` (a folder with one file per feed), `postgresql://USER@HOST/DB`, `memory:` |
 | a coordinator | `file:DIR`, `file:///DIR`, `zk://HOST:PORT,HOST:PORT/CHROOT`, `memory:` |
 | an instance | `ws://HOST:PORT`, `http://HOST:PORT`; for clients also `zk://…`: all that take part there |
 
