@@ -14,6 +14,8 @@ from changefeed.batch import Entry, Tail
 
 #: The list of entries is cut at its front once so many were dropped, so that dropping costs little.
 _COMPACT: Final = 256
+#: Stands at the front for entries that were dropped, until it is cut: whatever large entries held is free at once.
+_GONE: Final = Entry(0, "", 0, 0, "", 0, 0, 0, (), b"", b"")
 
 
 class Window:
@@ -72,6 +74,7 @@ class Window:
             oldest = self._entries[self._dropped]
             self.bytes -= oldest.bytes
             self.floor = _end_of(oldest)
+            self._entries[self._dropped] = _GONE
             self._dropped += 1
         if self._dropped >= _COMPACT and self._dropped * 2 >= len(self._entries):
             del self._entries[: self._dropped]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import accumulate
 
 import pytest
@@ -119,3 +120,13 @@ def test_dropped_entries_are_let_go() -> None:
     assert len(window) == 10
     assert len(window._entries) < 1000
     assert window.after(4990, 10**6) == entries([1] * 10, 4991)
+
+
+def test_what_was_dropped_is_free() -> None:
+    """A window of large entries holds no more than it says: what it has dropped, nobody holds any more."""
+    made = entries([1] * 50, size=1000)
+    window = Window(3 * (1000 + ENTRY_OVERHEAD))
+    window.begin(ZERO)
+    window.append(made)
+    held = [each.seq for each in made if any(each is kept for kept in gc.get_referents(window._entries))]
+    assert held == [48, 49, 50] and window.bytes == 3 * (1000 + ENTRY_OVERHEAD)
