@@ -254,15 +254,16 @@ def million(quick: bool = False) -> Iterator[Row]:
     yield Row(
         f"{left:,} rows waiting when the leader begins: drained",
         f"{found.wall:.1f} s: {left / found.wall:,.0f} rows/s; {rate:,.0f} rows per processor second of leader "
-        f"({found.leader:.1f} s) and PostgreSQL ({found.server:.1f} s); the same changes appended for a publisher of "
-        f"that leader: {published:,.0f} per processor second",
-        f"{RATE_CPU:,} rows per processor second, at least half of an append's{basis.quick_note(quick)}",
+        f"({found.leader:.1f} s) and PostgreSQL ({found.server:.1f} s); the same changes through a publisher: "
+        f"{published:,.0f} per processor second of publisher, leader and PostgreSQL",
+        f"{RATE_CPU:,} rows per processor second, at least half of a publisher's{basis.quick_note(quick)}",
         rate >= RATE_CPU and rate >= published / 2 and left >= MILLION and not quick,
     )
     yield Row(
         "memory of the leader's process meanwhile",
         f"{found.before:.0f} MiB at its start, {found.half:.0f} MiB at most until half was drained, "
-        f"{found.most:.0f} MiB at most until all was: {found.most - found.half:.0f} MiB more; the outbox's table {size / basis.MIB:.0f} MiB",
+        f"{found.most:.0f} MiB at most until all was: {found.most - found.half:.0f} MiB more; the outbox's table "
+        f"{size / basis.MIB:.0f} MiB",
         f"{GROWTH_MIB} MiB more in the second half{basis.quick_note(quick)}",
         found.most - found.half <= GROWTH_MIB and not quick,
     )
@@ -354,14 +355,14 @@ def meter(server: Any, used: dict[int, float]) -> None:
 
 
 def append_rate(server: Any, cluster: Any, count: int) -> float:
-    """Changes per processor second of the leader and PostgreSQL, for a publisher's groups of 1,000."""
+    """Changes per processor second of publisher (this process), leader and PostgreSQL, in groups of 1,000."""
     (instance,) = cluster.instances
     used: dict[int, float] = {}
     meter(server, used)
-    begun = basis.cpu_s([instance.pid]) + sum(used.values())
+    begun = basis.cpu_s([instance.pid]) + sum(used.values()) + time.process_time()
     trio.run(appended, cluster.servers, count)
     meter(server, used)
-    return count / max(basis.cpu_s([instance.pid]) + sum(used.values()) - begun, 0.01)
+    return count / max(basis.cpu_s([instance.pid]) + sum(used.values()) + time.process_time() - begun, 0.01)
 
 
 async def appended(servers: str, count: int) -> None:
