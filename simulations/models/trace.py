@@ -150,6 +150,10 @@ class Spec:
     def on_fence(self, record: Record) -> None:
         epoch, term = record["epoch"], record["term"]
         tail = _seq(record["tail"])
+        if self.restored and tail > self.tail:
+            # It landed in the log that is gone; its answer came after the copy was put back.
+            self.offices.setdefault((record["node"], record["life"]), {})[epoch] = term
+            return
         self._fence_landed(epoch, term)
         require(tail <= self.tail, f"a fence tells the tail {tail}, the log ends at {self.tail}")
         require(
@@ -200,7 +204,8 @@ class Spec:
         require(record["number"] > last, f"number {record['number']} of {who} follows {last}")
         self.numbers[who] = record["number"] + len(keys) - 1
         if record.get("lineage"):
-            self.lineage = record["lineage"]
+            self.lineage = self.lineage or record["lineage"]
+            require(record["lineage"] == self.lineage, f"an entry of {record['lineage']}, the log is {self.lineage}")
         at = 0
         for size in sizes:
             self._group(record, who, at, size)
