@@ -94,7 +94,8 @@ class Ledger:
             found.append(f"{self.twice} transactions twice")
         for key in sorted({*source, *self.seen}):
             if self.seen.get(key, []) != source.get(key, []):
-                found.append(f"key {key}: {len(self.seen.get(key, []))} changes for {len(source.get(key, []))}")
+                told, written = len(self.seen.get(key, [])), len(source.get(key, []))
+                found.append(f"key {key}: {told} told of {written}, in another order than committed")
         return found
 
 
@@ -120,7 +121,7 @@ class Writer:
         self.url, self.stop = url, stop
         self.number = number
         self.chance = random.Random(os.urandom(8))
-        self.committed = self.rolled_back = self.deadlocks = self.lost = 0
+        self.committed = self.rolled_back = self.deadlocks = 0
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
@@ -156,43 +157,91 @@ def put(connection: psycopg.Connection[Any], transaction: int, key: str, number:
 
 
 def busy(quick: bool = False) -> Iterator[Row]:
-    """Writers at once, a transaction held open all the while, leaders killed: each committed row once, in order."""
-    seconds, kills = (10.0, 2) if quick else (SECONDS, KILLS)
+    """Writers at once, a transaction held open all the while, leaders killed: each committed row once, in order. Then
+    without what keeps the order."""
+    found = at_once(*((10.0, 2) if quick else (SECONDS, KILLS)))
+    yield Row(
+        f"outbox: {WRITERS} applications at once over {KEYS} keys, {found.kills} leaders killed, one transaction held "
+        f"open for {found.held:.0f} s",
+        f"{found.committed:,} transactions committed, {found.rolled_back:,} rolled back, {found.deadlocks:,} deadlocks "
+        f"tried again; {found.groups:,} groups in the feed; "
+        f"{'; '.join(found.faults) or 'each once, whole, each key in the order of commits'}",
+        f"each once, whole, in order; held open {HELD_S:g} s, {KILLS} kills{basis.quick_note(quick)}",
+        not found.faults
+        and found.groups == found.committed
+        and found.held >= HELD_S
+        and found.kills >= KILLS
+        and not quick,
+    )
+    for line, function, text, instead in WITHOUT:
+        broken = at_once(10.0, 1, changed(function, text, instead))
+        yield Row(
+            f"the same for {broken.held:.0f} s {line}: must break, or this proves nothing",
+            f"{broken.committed:,} transactions committed; {len(broken.faults)} faults"
+            f"{': ' + broken.faults[0] if broken.faults else ''}",
+            "broken",
+            bool(broken.faults),
+        )
+
+
+#: (in words, function, a text of it, what stands there instead)
+WITHOUT: Final = (
+    (
+        "without the lock of the key",
+        "publish",
+        "PERFORM pg_advisory_xact_lock(hashtextextended(v_feed || ' ' || resource || ' ' || id, 1));",
+        "",
+    ),
+    (
+        "in the order of transaction ids",
+        "outbox_waiting",
+        "array_agg(t.xid ORDER BY t.top)",
+        "array_agg(t.xid ORDER BY t.xid)",
+    ),
+)
+
+
+def changed(function: str, text: str, instead: str) -> str:
+    """A function of outbox_1.sql with one text replaced."""
+    source = (basis.ROOT / "changefeed/log/postgresql/outbox_1.sql").read_text()
+    begin = source.index(f"CREATE FUNCTION changefeed.{function}(")
+    found = source[begin : source.index("END $$;", begin) + len("END $$;")]
+    assert found.count(text) == 1, f"{function} holds {text!r} {found.count(text)} times"
+    return found.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1).replace(text, instead)
+
+
+@dataclass
+class AtOnce:
+    """What a run came to. held: seconds for which one transaction was open."""
+
+    kills: int = 0
+    held: float = 0.0
+    committed: int = 0
+    rolled_back: int = 0
+    deadlocks: int = 0
+    groups: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def at_once(seconds: float, kills: int, instead: str = "") -> AtOnce:
+    """One run on a server of its own. instead: a function of the outbox as it should not be."""
     # Keys cross on purpose, so that deadlocks are many: they are noticed soon.
     with basis.database(deadlock_timeout="20ms") as (server, url), basis.cluster(url) as cluster:
-        server.execute(*SCHEMA, database="proof")
+        server.execute(*SCHEMA, *([instead] if instead else []), database="proof")
         ledger, stop = Ledger(), threading.Event()
         killer = basis.Killer(cluster, seconds / (kills + 1))
-        result: dict[str, Any] = {}
+        found = AtOnce()
 
         async def main() -> None:
             reader = basis.Reader(cluster.servers, ledger.apply)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(reader.run)
-                result.update(await trio.to_thread.run_sync(hold_open, url, seconds, stop, killer, nursery))
-                result["settled"] = await basis.settle(url, reader)
+                scope = _start(nursery, killer)
+                await trio.to_thread.run_sync(write, url, seconds, stop, found)
+                scope.cancel()
+                if not await basis.settle(url, reader):
+                    found.faults.append("the subscriber did not get everything within 120 s")
                 nursery.cancel_scope.cancel()
-
-        def hold_open(
-            url: str, seconds: float, stop: threading.Event, killer: basis.Killer, nursery: trio.Nursery
-        ) -> dict[str, Any]:
-            scope = trio.from_thread.run_sync(_start, nursery, killer)
-            writers = [Writer(url, number, stop) for number in range(1, WRITERS + 1)]
-            held = 0.0
-            # It draws a row id first of all, and another one when everybody else has long gone on.
-            with psycopg.connect(url) as long_one:
-                put(long_one, 1, "held", 1, 2)
-                begun = time.monotonic()
-                time.sleep(seconds * 0.8)
-                put(long_one, 1, "held-too", 2, 2)
-                long_one.commit()
-                held = time.monotonic() - begun
-            time.sleep(seconds * 0.2)
-            stop.set()
-            for writer in writers:
-                writer.thread.join()
-            trio.from_thread.run_sync(scope.cancel)
-            return {"writers": writers, "held": held}
 
         try:
             trio.run(main)
@@ -200,23 +249,32 @@ def busy(quick: bool = False) -> Iterator[Row]:
             stop.set()
         with psycopg.connect(url) as connection:
             source: dict[str, list[tuple[int, int]]] = defaultdict(list)
-            found = connection.execute("SELECT key, transaction, number FROM history ORDER BY key, count")
-            for key, transaction, number in found:
+            rows = connection.execute("SELECT key, transaction, number FROM history ORDER BY key, count")
+            for key, transaction, number in rows:
                 source[key].append((transaction, number))
-    writers = result["writers"]
-    faults = ledger.faults(source)
-    if not result["settled"]:
-        faults.append("the subscriber did not get everything within 120 s")
-    committed = sum(writer.committed for writer in writers) + 1
-    yield Row(
-        f"outbox: {WRITERS} applications at once over {KEYS} keys, {killer.kills} leaders killed, one transaction held "
-        f"open for {result['held']:.0f} s",
-        f"{committed:,} transactions committed, {sum(w.rolled_back for w in writers):,} rolled back, "
-        f"{sum(w.deadlocks for w in writers):,} deadlocks tried again; {ledger.groups:,} groups in the feed; "
-        f"{'; '.join(faults) or 'each once, whole, each key in the order of commits'}",
-        f"each once, whole, in order; held open {HELD_S:g} s, {KILLS} kills{basis.quick_note(quick)}",
-        not faults and ledger.groups == committed and result["held"] >= HELD_S and killer.kills >= KILLS and not quick,
-    )
+    found.kills, found.groups = killer.kills, ledger.groups
+    found.faults += ledger.faults(source)
+    return found
+
+
+def write(url: str, seconds: float, stop: threading.Event, found: AtOnce) -> None:
+    """Writers at once for so long; one transaction is open for most of it."""
+    writers = [Writer(url, number, stop) for number in range(1, WRITERS + 1)]
+    # It draws a row id first of all, and another one when everybody else has long gone on.
+    with psycopg.connect(url) as long_one:
+        begun = time.monotonic()
+        put(long_one, 1, "held", 1, 2)
+        time.sleep(seconds * 0.8)
+        put(long_one, 1, "held-too", 2, 2)
+        long_one.commit()
+        found.held = time.monotonic() - begun
+    time.sleep(seconds * 0.2)
+    stop.set()
+    for writer in writers:
+        writer.thread.join()
+    found.committed = sum(writer.committed for writer in writers) + 1
+    found.rolled_back = sum(writer.rolled_back for writer in writers)
+    found.deadlocks = sum(writer.deadlocks for writer in writers)
 
 
 def _start(nursery: trio.Nursery, killer: basis.Killer) -> trio.CancelScope:
