@@ -3,7 +3,7 @@
 #
 #   make demo              a git history through a cluster whose leader is killed again and again; ends with a verdict
 #   make test              all tests, with a real ZooKeeper ensemble on loopback
-#   make check             format, lint, types, layout and every test that needs no process and no server (< 60 s)
+#   make check             format, lint, types, layout and the tests that are quick and need no server (< 60 s)
 #   make docs              writes every page, or part of one, that is made from the code
 #   make proof-core        the figures behind the promises; GIT=DIR names a clone to replay
 #   make proof-simulation  simulation, checkers, models, deliberate bugs, chaos: the long searches (two to three hours)
@@ -47,11 +47,11 @@ test: .venv/.test packages
 	@$(BIN)/python -m pytest -q --durations=5 -m "zookeeper or processes"
 
 check: .venv/.test
-	@echo "make check: format, lint, types, layout, and the tests that need no process and no server"
+	@echo "make check: format, lint, types, layout, and the tests that are quick and need no server"
 	@$(BIN)/ruff format --check . || { echo "make check: this helps: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q $(SPREAD) -m "not zookeeper and not processes and not postgresql"
+	@$(BIN)/python -m pytest -q $(SPREAD) -m "not zookeeper and not processes and not postgresql and not search"
 
 docs: .venv/.test
 	@echo "make docs: writing what is made from the code; git diff docs shows what changed"
