@@ -75,7 +75,7 @@ PLAIN = [
     "serve vmapi --set suspect_after=5x",
     "serve vmapi --config {folder}/config.toml",
     "serve vmapi --log sqlit:data",
-    "serve vmapi --log postgresql://db/feeds",
+    "serve vmapi --log postgresql://db/feeds?sslmod=on",
     "serve vmapi --log sqlite:/proc/nowhere",
     "serve vmapi --log sqlite:{folder}/broken.toml",
     "serve vmapi --coordinator zookeeper://zk1:2181",
