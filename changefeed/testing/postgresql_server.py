@@ -65,7 +65,8 @@ def _user() -> dict[str, int]:
 
 
 class PostgresqlServer:
-    """One server. host: an address of this machine, or of a network namespace that the test made."""
+    """One server. host: an address of this machine, or of a network namespace that the test made. prefix: of the
+    server's command, to enter that namespace; it must exec it, so that the process id stays."""
 
     def __init__(self, directory: Path, *, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()) -> None:
         self.directory = directory
@@ -145,7 +146,11 @@ class PostgresqlServer:
     def start(self) -> None:
         """Start and wait until it answers."""
         log = open(self.directory / "server.log", "ab")  # noqa: SIM115  # handed to the child
-        command = [*self._prefix, str(programs() / "postgres"), "-D", str(self.data)]
+        user, drop = _user(), []
+        if user and self._prefix:  # what enters a namespace is root still, and gives that up behind it
+            drop = ["setpriv", f"--reuid={user['user']}", f"--regid={user['group']}", "--clear-groups"]
+            user = {}
+        command = [*self._prefix, *drop, str(programs() / "postgres"), "-D", str(self.data)]
         with log:
             self._process = subprocess.Popen(
                 command,
@@ -153,7 +158,7 @@ class PostgresqlServer:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd="/",
-                **_user(),  # type: ignore[call-overload]
+                **user,  # type: ignore[call-overload]
             )
         deadline = time.monotonic() + START_S
         ready = [*self._prefix, str(programs() / "pg_isready"), "-q", "-h", self.host, "-p", str(self.port)]

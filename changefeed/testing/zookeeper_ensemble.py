@@ -115,6 +115,11 @@ class ZookeeperEnsemble:
         """The coordinator URL of this ensemble."""
         return f"zk://{self.connect_string}{chroot}"
 
+    @property
+    def ports(self) -> list[int]:
+        """All of all servers: for clients, and between them."""
+        return [port for s in self._servers for port in (s.client_port, s.peer_port, s.election_port)]
+
     def pid(self, index: int) -> int:
         process = self._servers[index].process
         if process is None:

@@ -18,6 +18,7 @@ from changefeed.history.facts import entry_facts
 from changefeed.history.records import read_file
 from changefeed.log.urls import open_log
 from changefeed.log.verify import verify_log
+from simulations.chaos.processes import Node
 from simulations.chaos.recorder import Recorder
 from simulations.chaos.stage import FEED, Stage
 
@@ -42,17 +43,22 @@ async def dump_log(stage: Stage, ahead_ns: int, witnessed: Sequence[Entry]) -> N
             after = entries[-1].last_seq
     finally:
         await log.aclose()
-    beginning = f"{look.lineage}.0.00000000.0"
     for node in stage.subscribers.values():
-        given = node.given(node.life)
-        if given["kind"] == "sqlite":
-            with sqlite3.connect(given["store"]) as connection:
-                keys = [id for (id,) in connection.execute("SELECT id FROM effects ORDER BY place")]
-                row = connection.execute("SELECT position FROM changefeed_cursors").fetchone()
-            connection.close()
-            position = {} if row is None else {"position": row[0]}
-            origin = _origin(node.history) or beginning
-            records.write("effects", reader=node.name, origin=origin, keys=keys, **position)
+        write_effects(records, node, f"{look.lineage}.0.00000000.0")
+
+
+def write_effects(records: Recorder, node: Node, beginning: str) -> None:
+    """What a reader with a database of its own has in it. beginning: the log's first position."""
+    given = node.given(node.life)
+    if given["kind"] != "sqlite":
+        return
+    with sqlite3.connect(given["store"]) as connection:
+        keys = [id for (id,) in connection.execute("SELECT id FROM effects ORDER BY place")]
+        row = connection.execute("SELECT position FROM changefeed_cursors").fetchone()
+    connection.close()
+    position = {} if row is None else {"position": row[0]}
+    origin = _origin(node.history) or beginning
+    records.write("effects", reader=node.name, origin=origin, keys=keys, **position)
 
 
 def _origin(history: Path) -> str | None:
