@@ -133,8 +133,8 @@ async def freeze_follower(stage: Stage, step: Step, chance: random.Random) -> No
     async with stage.fault(step.kind, node.name, ("stopped",), hold=(node.name,)) as doing:
         node.freeze()
         try:
-            if await stage.until(lambda: node.frozen, 1.0):
-                doing.effect("stopped")
+            # It may have died meanwhile, or stand inside a call of the kernel for so long.
+            doing.effect("stopped" if await stage.until(lambda: node.frozen, 1.0) else "missed")
             await trio.sleep(step.lasts)
         finally:
             node.thaw()

@@ -40,8 +40,20 @@ JUDGE_S: Final = 300.0
 STARVED: Final = re.compile(
     r"MemoryError|Too many open files|can't start new thread|Cannot allocate memory|out of memory|did not end within"
 )
+
 #: After any fault, also after several at once, nobody waits longer for a receipt or a delivery.
 PAUSE_LIMIT_S: Final = 30.0
+
+
+def unexpected(errors: Sequence[str]) -> list[str]:
+    """Of the errors that a process printed tracebacks of, those that a lack of memory or descriptors does not explain.
+    Trio tells of one that met its own insides as an error of its own, right behind it."""
+    pairs = zip(["", *errors], errors, strict=False)
+    return [
+        error
+        for before, error in pairs
+        if not STARVED.search(error) and not ("TrioInternalError" in error and STARVED.search(before))
+    ]
 
 
 @dataclass
@@ -151,9 +163,7 @@ class Round:
         finally:
             stage.end()
         for node in stage.nodes.values():
-            for line in node.tracebacks():
-                if not STARVED.search(line):
-                    stage.wrong.append(f"{node.name} printed a traceback: {line}")
+            stage.wrong += [f"{node.name} printed a traceback: {line}" for line in unexpected(node.tracebacks())]
         result.wrong += [*stage.crashes, *stage.wrong]
         result.hits = Counter(doing.kind for doing in stage.doings if set(doing.seen) - {"missed"})
         result.acked = stage.acked()

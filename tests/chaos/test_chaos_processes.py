@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simulations.chaos.processes import errors_of
+from simulations.chaos.rounds import unexpected
 
 PLAIN = """2026-01-01 INFO all is well
 Traceback (most recent call last):
@@ -43,3 +44,10 @@ def test_both_one_after_the_other() -> None:
 
 def test_without_a_traceback_nothing_is_an_error() -> None:
     assert errors_of(["ValueError: said, not raised"]) == []
+
+
+def test_what_a_lack_of_memory_explains() -> None:
+    """Also trio's own word for it, but nothing else of trio's."""
+    trio_says = "trio.TrioInternalError: internal error in Trio - please file a bug!"
+    assert unexpected(["MemoryError", trio_says, "ValueError: x"]) == ["ValueError: x"]
+    assert unexpected(["ValueError: x", trio_says]) == ["ValueError: x", trio_says]
