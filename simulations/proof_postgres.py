@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 # Workers that the steps start find `simulations` and `changefeed` there too.
 os.environ["PYTHONPATH"] = str(ROOT)
 
-from simulations.proof import postgres_cost, postgres_jobs, postgres_mirrors, postgres_outbox  # noqa: E402
+from simulations.proof import postgres_cost, postgres_hosts, postgres_jobs, postgres_mirrors, postgres_outbox  # noqa: E402
 from simulations.proof.rows import Proof, Row  # noqa: E402
 from simulations.proof_core import machine  # noqa: E402
 
@@ -36,6 +36,7 @@ def all_steps(git: Path | None, quick: bool) -> dict[str, Callable[[], Iterator[
         "two-instances": partial(postgres_mirrors.two_instances, quick),
         "initial": partial(postgres_mirrors.initial, quick),
         "pgbench": partial(postgres_jobs.pgbench, quick),
+        "hosts": partial(postgres_hosts.rows, quick),
         "cost": partial(postgres_cost.cost, quick),
         "demo": partial(postgres_jobs.demo, git, quick),
     }

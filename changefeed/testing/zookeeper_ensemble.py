@@ -75,9 +75,10 @@ class _Server:
 
 class ZookeeperEnsemble:
     """size: number of servers. tick_ms: ZooKeeper's clock; the shortest session is two ticks, any up to 60 s is
-    granted. read_only: servers without a quorum answer clients that ask for read-only sessions. hosts: an address for
-    each server, loopback without; within: what the command of the server with that index is prefixed with (to put it
-    into a network namespace, say); it must exec it, so that the process id stays.
+    granted. init_s, sync_s: how long its servers try to reach a new leader of theirs, and wait for one that is silent.
+    read_only: servers without a quorum answer clients that ask for read-only sessions. hosts: an address for each
+    server, loopback without; within: what the command of the server with that index is prefixed with (to put it into a
+    network namespace, say); it must exec it, so that the process id stays.
 
     Raises EnsembleError at once if Java or the jars are missing."""
 
@@ -87,6 +88,8 @@ class ZookeeperEnsemble:
         *,
         tick_ms: int = 500,
         read_only: bool = False,
+        init_s: float = 20.0,
+        sync_s: float = 5.0,
         folder: Path | None = None,
         hosts: Sequence[str] | None = None,
         within: Callable[[int], Sequence[str]] | None = None,
@@ -97,6 +100,7 @@ class ZookeeperEnsemble:
         self.size = size
         self.tick_ms = tick_ms
         self.read_only = read_only
+        self._init_s, self._sync_s = init_s, sync_s
         self._given = folder
         self._hosts = tuple(hosts or ["127.0.0.1"] * size)
         self._within = within or (lambda _: ())
@@ -263,8 +267,8 @@ class ZookeeperEnsemble:
     def _config(self, server: _Server) -> str:
         lines = [
             f"tickTime={self.tick_ms}",
-            f"initLimit={20_000 // self.tick_ms}",
-            f"syncLimit={5_000 // self.tick_ms}",
+            f"initLimit={round(self._init_s * 1000 / self.tick_ms)}",
+            f"syncLimit={round(self._sync_s * 1000 / self.tick_ms)}",
             f"dataDir={server.folder / 'data'}",
             f"clientPort={server.client_port}",
             f"clientPortAddress={server.host}",
