@@ -24,7 +24,7 @@ def test_a_leader_that_alone_cannot_reach_a_part(tmp_path: Path) -> None:
     if lacking:
         pytest.skip(lacking)
     said, kept = tmp_path / "said.json", tmp_path / "kept"
-    command = [sys.executable, str(SCRIPT), "--fast", "--cuts", "zookeeper,postgresql", "--hold", "7"]
+    command = [sys.executable, str(SCRIPT), "--cuts", "zookeeper,postgresql", "--hold", "7"]
     done = subprocess.run(
         [*command, "--json", str(said), "--keep", str(kept)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False,
