@@ -72,8 +72,6 @@ LOOK_S: Final = 0.005
 #: leader of ours either. With ZooKeeper's usual 20 s and more, that is how long a cut-off host can cost.
 ZOOKEEPER_SYNC_S: Final = 2.0
 ZOOKEEPER_INIT_S: Final = 5.0
-#: From a new leader of ZooKeeper until it is settled.
-ZOOKEEPER_REST_S: Final = 1.0
 #: A receipt that was on its way when a cut began is with its publisher by then.
 ON_ITS_WAY_S: Final = 1.0
 #: What this machine may add to a time-out: two cores for some fifteen processes.
@@ -378,11 +376,16 @@ class Deployment:
         """Restart the server that leads ZooKeeper until one leads on that host, or on another."""
         index = HOSTS.index(host)
         for _ in range(6):
+            self.wait_zookeeper()
             if (self.zookeeper.leader() == index) == wanted:
                 return
             self.zookeeper.restart(self.zookeeper.leader())
-            time.sleep(ZOOKEEPER_REST_S)
         raise TimeoutError(f"the server on {host} {'never led' if wanted else 'always led'} ZooKeeper")
+
+    def wait_zookeeper(self) -> None:
+        """Until all its servers serve: with one of them still joining, a cut would be of two."""
+        self.until(lambda: all(self.zookeeper.mode(n) for n in range(len(HOSTS))), "all ZooKeeper servers serve")
+        self.until(self.all_ready, "the instances are ready")
 
     def run_cut(self, name: str, hold_s: float, limits: Settings) -> Seen:
         """Cut off, hold, heal, and wait until all is well. What went otherwise than it must is in `wrong`."""
@@ -390,7 +393,7 @@ class Deployment:
         host = self.place(cut)
         if cut.with_zookeeper is not None:
             self.place_zookeeper(host, cut.with_zookeeper)
-            self.until(self.all_ready, "the instances are ready")
+        self.wait_zookeeper()
         self.until(self.flowing(HOSTS), "receipts and deliveries on every host")
         before, epoch = self.leader(), self.epoch()
         if cut.of == "leader" and host != before:
@@ -440,7 +443,7 @@ class Deployment:
         log_s = limits.log_timeout_s + limits.suspect_after_s + limits.log_look_s + SLACK_S
         silent_s = 2 * limits.suspect_after_s + SLACK_S
         if cut.with_zookeeper:
-            silent_s += ZOOKEEPER_SYNC_S + ZOOKEEPER_INIT_S
+            silent_s += 2 * (ZOOKEEPER_SYNC_S + ZOOKEEPER_INIT_S)  # a first try may go to the silent one
         if not seen.packets:
             seen.wrong.append("no packet met the cut: nothing was shown")
         if cut.moves and (seen.led_s is None or seen.after in ("", seen.before)):
@@ -574,10 +577,10 @@ def run(options: argparse.Namespace, say: Callable[[str], None] = print) -> Repo
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--cuts", default=",".join(CUTS), help=f"of {', '.join(CUTS)} (default: all)")
-    made.add_argument("--hold", type=float, default=20.0, metavar="S", help="how long each cut lasts (20)")
+    made.add_argument("--hold", type=float, default=25.0, metavar="S", help="how long each cut lasts (25)")
     made.add_argument("--defaults", action="store_true", help="nothing is set: clients notice silence after 25 s")
     made.add_argument("--rate", type=float, default=60.0, help="changes a second, of each publisher (60)")
-    made.add_argument("--keep", type=Path, help="a new folder, which stays, for histories, logs and data")
+    made.add_argument("--keep", type=Path, help="a new folder that everybody can reach, and that stays")
     made.add_argument("--json", type=Path, help="write the report there too")
     return made
 

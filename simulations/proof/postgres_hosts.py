@@ -16,7 +16,7 @@ from simulations.proof.rows import Row
 
 SCRIPT = Path(hosts.__file__).resolve()
 #: Longer than any time-out, ZooKeeper's session and the database's connections included.
-HOLD_S = 20.0
+HOLD_S = 25.0
 QUICK_HOLD_S = 6.0
 
 

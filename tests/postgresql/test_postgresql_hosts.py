@@ -23,10 +23,10 @@ def test_a_leader_that_alone_cannot_reach_a_part(tmp_path: Path) -> None:
     lacking = hosts.missing()
     if lacking:
         pytest.skip(lacking)
-    said, kept = tmp_path / "said.json", tmp_path / "kept"
+    said = tmp_path / "said.json"
     command = [sys.executable, str(SCRIPT), "--cuts", "zookeeper,postgresql", "--hold", "7"]
     done = subprocess.run(
-        [*command, "--json", str(said), "--keep", str(kept)],
+        [*command, "--json", str(said)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
