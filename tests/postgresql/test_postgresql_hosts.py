@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from simulations import postgres_hosts as hosts
+from simulations.postgres_hosts_report import longest
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.processes]
 
@@ -39,7 +40,7 @@ def test_a_leader_that_alone_cannot_reach_a_part(tmp_path: Path) -> None:
 
 def test_the_longest_time_without_receipts() -> None:
     """Of those that touch the span; to its end behind the last receipt, and all of it without any."""
-    assert hosts.longest([0, 1 * SECOND, 4 * SECOND, 5 * SECOND, 20 * SECOND], 2 * SECOND, 6 * SECOND) == 3.0
-    assert hosts.longest([0, 1 * SECOND], 2 * SECOND, 6 * SECOND) == 5.0
-    assert hosts.longest([], 2 * SECOND, 6 * SECOND) == 4.0
-    assert hosts.longest([9 * SECOND], 2 * SECOND, 6 * SECOND) == 4.0
+    assert longest([0, 1 * SECOND, 4 * SECOND, 5 * SECOND, 20 * SECOND], 2 * SECOND, 6 * SECOND) == 3.0
+    assert longest([0, 1 * SECOND], 2 * SECOND, 6 * SECOND) == 5.0
+    assert longest([], 2 * SECOND, 6 * SECOND) == 4.0
+    assert longest([9 * SECOND], 2 * SECOND, 6 * SECOND) == 4.0
