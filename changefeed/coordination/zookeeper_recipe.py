@@ -498,6 +498,11 @@ class ZookeeperCoordinator:
             await self._adopt(spare if spare is not None else self._new_client())
         elif spare is None and now - client.changed_at > DOUBT_S:
             self._spare = self._new_client()
+        elif spare is not None and not spare.connected and now - spare.changed_at > STUCK_S:
+            # It may have been connected for a moment before the servers' data was wiped: then it has seen newer data
+            # than theirs too, and is refused for ever like the first.
+            self._spare = self._new_client()
+            await spare.close()
         elif spare is not None and spare.connected and await self._hopeless(client, spare):
             log.warning("a ZooKeeper client cannot come back: replaced by a new one, with a new session")
             await self._adopt(spare)
