@@ -544,7 +544,8 @@ def main(arguments: list[str]) -> int:
         leash, _mine = os.pipe()  # closes with this process: the run inside then ends, too
         os.dup2(leash, 0)
         return sandbox.enter([sys.executable, str(Path(__file__).resolve()), *arguments])
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     threading.Thread(target=_end_with, args=(0,), daemon=True).start()
     try:
         report = run(options, lambda line: print(line, flush=True))
