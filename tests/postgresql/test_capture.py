@@ -322,3 +322,21 @@ async def test_a_value_that_jsonb_refuses_is_refused_in_the_applications_stateme
                 connection.execute("""INSERT INTO vms VALUES ('a', '{"x": "\\u0000"}')""")
             connection.execute("INSERT INTO vms VALUES ('b', '{}')")
         assert ids(await take_all(log, scribe)) == [["b"]]
+
+
+async def test_a_row_that_has_no_form_stops_nothing(database: str) -> None:
+    """A column's name that is no field's, a value that is nested too deeply: what can be told of it is told, and what
+    comes behind it is moved."""
+    async with feed_log(database) as log:
+        scribe = await Scribe.fencing(log, 1)
+        with table(database, 'uuid text PRIMARY KEY, "first name" text, deep json') as connection:
+            add(database)
+            connection.execute("INSERT INTO vms VALUES ('a', 'x', NULL)")
+            connection.execute("""UPDATE vms SET "first name" = 'y'""")
+            connection.execute("UPDATE vms SET deep = %s::json", ("[" * 1500 + "]" * 1500,))
+            connection.execute("DELETE FROM vms")
+        created, renamed, deep, deleted = [group[0] for group in await take_all(log, scribe)]
+        assert (created.op, deleted.op) == ("create", "delete")
+        assert (renamed.fields, renamed.body["first name"]) == (None, "y")
+        assert "first name" in renamed.meta["fields-left-out"]
+        assert deep.body is None and "body-left-out" in deep.meta

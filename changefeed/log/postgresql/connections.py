@@ -205,11 +205,14 @@ class Link:
             return True
         try:
             # First its last words come, then the end.
+            # poll, not select: an instance may have more than 1,024 descriptors.
+            poll = select.poll()
+            poll.register(connection.fileno(), select.POLLIN)
             for _ in range(8):
-                if not select.select([connection.fileno()], [], [], 0)[0]:
+                if not poll.poll(0):
                     break
                 connection.pgconn.consume_input()
-        except self._errors.Error:
+        except (self._errors.Error, OSError, ValueError):
             return True
         return bool(connection.pgconn.status != self._errors.pq.ConnStatus.OK)
 

@@ -104,18 +104,26 @@ def _mark(row: _Row, part: int, more: bool) -> dict[str, Any]:
 
 
 def _encode(row: _Row, mark: dict[str, Any] | None, change_bytes_max: int) -> bytes:
+    """The change of a row; of one that has no such form, what can be told of it. The row is committed: it can neither
+    be refused nor stay, or nothing behind it would ever be moved."""
+    why = ""
     fields = None if row.fields is None else tuple(row.fields)
-    body = None if row.body is None else json.loads(row.body)
-    meta = None if row.meta is None else json.loads(row.meta)
-    if mark is not None:
-        meta = {**(meta or {}), **mark}
-    try:
-        # The limit was kept as text; its encoding may take a little more, and is no reason to stop a whole feed.
-        return encode_change(
-            Change(row.resource, row.object, row.op, fields, body, row.version, meta), 4 * change_bytes_max
-        )
-    except ChangefeedError as error:
-        # It is committed: it can neither be refused nor stay, or nothing behind it would ever be moved.
-        logger.error("a row of the outbox cannot be told whole: %s %s: %s", row.resource, row.object, error)
-        left_out = {"body-left-out": str(error)[:500], **(mark or {})}
-        return encode_change(Change(row.resource, row.object, row.op, fields, None, row.version, left_out), 2**22)
+    # A column's name may be no field's: without fields a change matches every filter of fields.
+    for kept, body, said in (
+        (fields, row.body, ""),
+        (None, row.body, "fields-left-out"),
+        (None, None, "body-left-out"),
+    ):
+        try:
+            meta = {**(json.loads(row.meta) if row.meta and said != "body-left-out" else {}), **(mark or {})}
+            if said:
+                meta[said] = why[:500]
+            value = None if body is None else json.loads(body)
+            # The limit was kept as text; its encoding may take a little more, and is no reason to stop a whole feed.
+            change = Change(row.resource, row.object, row.op, kept, value, row.version, meta or None)
+            return encode_change(change, 4 * change_bytes_max)
+        except (ChangefeedError, RecursionError, ValueError) as error:
+            why = why or str(error)
+            if not said:
+                logger.error("a row of the outbox cannot be told whole: %s %s: %s", row.resource, row.object, error)
+    raise AssertionError(f"without fields and body every row has a form: {why}")

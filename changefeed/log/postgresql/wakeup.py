@@ -8,6 +8,7 @@ append, in a transaction of its own that writes nothing and does not wait for th
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any, Final
 
 import trio
@@ -15,6 +16,8 @@ import trio.to_thread
 
 from changefeed.errors import LogError
 from changefeed.log.postgresql.connections import Link, Server
+
+logger = logging.getLogger("changefeed.log")
 
 CHANNEL: Final = "changefeed_tail"
 #: The poll behind the notifications: FeedLog.wait may need up to a second.
@@ -52,6 +55,8 @@ class Waker:
             while self._due and not self._closed:
                 seq, self._due = self._due, 0
                 await trio.to_thread.run_sync(self._send, seq)
+        except Exception:  # a system task that raises ends the whole program; the poll is behind it
+            logger.exception("telling others of a feed's tail")
         finally:
             self._busy = False
             self._sent.set()
