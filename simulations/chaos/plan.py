@@ -46,7 +46,7 @@ def _longest(kind: Kind) -> float:
 
 def _lane(chance: random.Random, seconds: float, on: list[Kind], due: list[Kind]) -> list[Step]:
     steps: list[Step] = []
-    at = chance.uniform(0.0, 0.5)
+    at = round(chance.uniform(0.0, 0.5), 3)
     while at < seconds:
         # What is due is spread over the round, among what is drawn freely, and comes first where time runs out.
         left, needed = seconds - at, sum(_longest(kind) for kind in due)
@@ -56,8 +56,9 @@ def _lane(chance: random.Random, seconds: float, on: list[Kind], due: list[Kind]
             kind = chance.choices(on, [one.weight for one in on])[0]
         lasts = chance.uniform(*kind.lasts)
         target = "leader" if chance.random() < AIMED else ""
-        steps.append(Step(round(at, 3), kind.name, target, round(lasts, 3), f"{chance.randrange(10**9)}"))
-        at += OCCUPIES_S + lasts + kind.apart_s * chance.uniform(0.5, 1.5)
+        steps.append(Step(at, kind.name, target, round(lasts, 3), f"{chance.randrange(10**9)}"))
+        # Rounded before it is compared: a step at 59.9996 s would stand at the end of a round of 60 s.
+        at = round(at + OCCUPIES_S + lasts + kind.apart_s * chance.uniform(0.5, 1.5), 3)
     return steps
 
 

@@ -6,7 +6,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from changefeed.simulation.plan import Plan
@@ -39,6 +39,7 @@ def test_the_same_seed_gives_the_same_plan(seed: int, seconds: float) -> None:
 
 
 @given(st.integers(0, 2**31))
+@example(12526028)
 def test_faults_of_one_lane_come_one_after_the_other(seed: int) -> None:
     """Each begins after the one before could be over; steps lie within the round and last what their kind allows."""
     plan = draw(seed, 60, KINDS)
