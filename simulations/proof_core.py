@@ -7,10 +7,7 @@ Exit 1 if a row fails. What is not in it was not shown. Servers run on loopback,
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,18 +19,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
 from simulations.proof import ensemble_loss, exactly_once, failover, log_stall, restored_log, speed, steps  # noqa: E402
-from simulations.proof.rows import Proof, Row  # noqa: E402
-
-
-def machine() -> str:
-    """What these figures were measured on."""
-    memory = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-    gib = int(memory.split()[1]) / 2**20
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    return (
-        f"commit {commit.strip()}; {os.cpu_count()} cores, {gib:.0f} GiB, "
-        f"Linux {platform.release()}, Python {platform.python_version()}"
-    )
+from simulations.proof.rows import Row, proof_parser, run_proof  # noqa: E402
 
 
 def all_steps(git: Path | None) -> dict[str, Callable[[], Iterator[Row]]]:
@@ -80,26 +66,10 @@ def all_steps(git: Path | None) -> dict[str, Callable[[], Iterator[Row]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = proof_parser(__doc__)
     parser.add_argument("--git", type=Path, help="a clone whose history the demo replays (default: a generated one)")
-    parser.add_argument("--only", default="", help="comma-separated names of steps")
-    parser.add_argument("--json", type=Path, help="write the rows there too")
     options = parser.parse_args()
-    known = all_steps(options.git)
-    chosen = [name for name in options.only.split(",") if name] or list(known)
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        parser.error(f"no step {', '.join(unknown)}; there are {', '.join(known)}")
-    print(f"proof-core on {machine()}", flush=True)
-    proof = Proof()
-    for name in chosen:
-        proof.run(name, known[name])
-    print(f"\n{machine()}\n\n{proof.table()}\n")
-    if options.json is not None:
-        options.json.write_text(proof.json())
-    failed = [row.line for row in proof.rows if not row.ok]
-    print(f"{len(proof.rows)} rows, {len(failed)} failed{': ' + '; '.join(failed) if failed else ''}")
-    return 0 if proof.ok else 1
+    return run_proof("proof-core", parser, options, all_steps(options.git))
 
 
 if __name__ == "__main__":

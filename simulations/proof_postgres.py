@@ -8,7 +8,6 @@ do not pass. PostgreSQL servers of the steps' own run on loopback, in temporary 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -21,8 +20,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
 from simulations.proof import postgres_cost, postgres_hosts, postgres_jobs, postgres_mirrors, postgres_outbox  # noqa: E402
-from simulations.proof.rows import Proof, Row  # noqa: E402
-from simulations.proof_core import machine  # noqa: E402
+from simulations.proof.rows import Row, proof_parser, run_proof  # noqa: E402
 
 
 def all_steps(git: Path | None, quick: bool) -> dict[str, Callable[[], Iterator[Row]]]:
@@ -43,27 +41,11 @@ def all_steps(git: Path | None, quick: bool) -> dict[str, Callable[[], Iterator[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = proof_parser(__doc__)
     parser.add_argument("--git", type=Path, help="a clone whose history the demo replays (default: a generated one)")
-    parser.add_argument("--only", default="", help="comma-separated names of steps")
-    parser.add_argument("--json", type=Path, help="write the rows there too")
     parser.add_argument("--quick", action="store_true", help="a look at every step; does not pass")
     options = parser.parse_args()
-    known = all_steps(options.git, options.quick)
-    chosen = [name for name in options.only.split(",") if name] or list(known)
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        parser.error(f"no step {', '.join(unknown)}; there are {', '.join(known)}")
-    print(f"proof-postgres on {machine()}", flush=True)
-    proof = Proof()
-    for name in chosen:
-        proof.run(name, known[name])
-    print(f"\n{machine()}\n\n{proof.table()}\n")
-    if options.json is not None:
-        options.json.write_text(proof.json())
-    failed = [row.line for row in proof.rows if not row.ok]
-    print(f"{len(proof.rows)} rows, {len(failed)} failed{': ' + '; '.join(failed) if failed else ''}")
-    return 0 if proof.ok else 1
+    return run_proof("proof-postgres", parser, options, all_steps(options.git, options.quick))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ are this machine's own, and are removed behind it.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
 import os
@@ -25,8 +24,7 @@ sys.path.insert(0, str(ROOT))
 # Workers that the steps start find `simulations` and `changefeed` there too.
 os.environ["PYTHONPATH"] = str(ROOT)
 
-from simulations.proof.rows import Proof, Row  # noqa: E402
-from simulations.proof_core import machine  # noqa: E402
+from simulations.proof.rows import Row, proof_parser, run_proof  # noqa: E402
 
 #: Step -> (module in simulations/proof/, its function). A step takes what it knows of seeds, minutes, jobs, quick.
 STEPS: dict[str, tuple[str, str]] = {
@@ -42,7 +40,9 @@ STEPS: dict[str, tuple[str, str]] = {
     "stack": ("simulated", "stack"),
     "cluster": ("simulated", "cluster"),
 }
-#: What --quick asks the long runs for.
+#: The long runs: --seeds is about them.
+LONG = ("cluster", "stack")
+#: What --quick asks them for.
 QUICK_SEEDS = 500
 
 
@@ -54,34 +54,21 @@ def step(module: str, function: str, options: dict[str, Any]) -> Iterator[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="comma-separated names of steps")
-    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser = proof_parser(__doc__)
     parser.add_argument("--seeds", type=int, help="seeds of each long run")
     parser.add_argument("--minutes", type=float, help="end each long run after so many minutes")
     parser.add_argument("--jobs", type=int, help="processes of each long run (default: one per processor)")
     parser.add_argument("--quick", action="store_true", help="a look at every step; does not pass")
     options = parser.parse_args()
-    chosen = [name for name in options.only.split(",") if name] or list(STEPS)
-    unknown = [name for name in chosen if name not in STEPS]
-    if unknown:
-        parser.error(f"no step {', '.join(unknown)}; there are {', '.join(STEPS)}")
     if any(value is not None and value <= 0 for value in (options.seeds, options.minutes, options.jobs)):
         parser.error("--seeds, --minutes and --jobs take more than 0")
-    print(f"proof-simulation on {machine()}", flush=True)
-    proof = Proof()
     given: dict[str, Any] = {"minutes": options.minutes, "jobs": options.jobs, "quick": options.quick or None}
-    for name in chosen:
-        module, function = STEPS[name]
-        seeds = options.seeds or (QUICK_SEEDS if options.quick else None)
-        long = name in ("cluster", "stack")
-        proof.run(name, partial(step, module, function, {**given, "seeds": seeds if long else None}))
-    print(f"\n{machine()}\n\n{proof.table()}\n")
-    if options.json is not None:
-        options.json.write_text(proof.json())
-    failed = [row.line for row in proof.rows if not row.ok]
-    print(f"{len(proof.rows)} rows, {len(failed)} failed{': ' + '; '.join(failed) if failed else ''}")
-    return 0 if proof.ok else 1
+    long = {**given, "seeds": options.seeds or (QUICK_SEEDS if options.quick else None)}
+    known = {
+        name: partial(step, module, function, long if name in LONG else given)
+        for name, (module, function) in STEPS.items()
+    }
+    return run_proof("proof-simulation", parser, options, known)
 
 
 if __name__ == "__main__":
