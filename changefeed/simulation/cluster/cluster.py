@@ -18,11 +18,12 @@ from changefeed.change import FeedSettings
 from changefeed.coordination.memory import MemoryCoordination, MemoryCoordinator
 from changefeed.errors import ChangefeedError
 from changefeed.instance import Instance
+from changefeed.log import LogStore
 from changefeed.log.memory import MemoryLogStore, MemoryPlace
 from changefeed.ports import SeededEntropy, World
 from changefeed.settings import Settings
 from changefeed.simulation.cluster.clients import Client, Reader, Writer
-from changefeed.simulation.cluster.distant import PAUSE_CHANCE, PAUSE_S, DistantLog
+from changefeed.simulation.cluster.distant import PAUSE_CHANCE, PAUSE_S, DistantLog, ProcessFaults
 from changefeed.simulation.cluster.drawing import NAMES
 from changefeed.simulation.cluster.recording import FEED, Archive, Recorder, Voice
 from changefeed.simulation.cluster.sightings import Sightings
@@ -41,7 +42,7 @@ class Process:
 
     name: str
     voice: Voice
-    faults: DistantLog
+    faults: ProcessFaults[Any]
     coordinator: MemoryCoordinator
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     drain: trio.Event = field(default_factory=trio.Event)
@@ -218,11 +219,8 @@ class Cluster:
                 await self.healed.wait()
             await trio.sleep(0.05)
 
-    async def _run_instance(self, name: str) -> None:
-        """One process: until it is killed or has drained."""
-        life = self.lives[name] = self.lives.get(name, 0) + 1
-        voice = self.voice(name, life)
-        world = self.world(name, voice)
+    def store(self, name: str, life: int, world: World) -> tuple[LogStore, ProcessFaults[Any]]:
+        """The log as one process has it, and what is done to its calls."""
         store = MemoryLogStore(self.place, self.settings, world=world)
         faults = DistantLog(
             self.place,
@@ -233,6 +231,14 @@ class Cluster:
             partial(self.passed, name),
         )
         store.hook = faults
+        return store, faults
+
+    async def _run_instance(self, name: str) -> None:
+        """One process: until it is killed or has drained."""
+        life = self.lives[name] = self.lives.get(name, 0) + 1
+        voice = self.voice(name, life)
+        world = self.world(name, voice)
+        store, faults = self.store(name, life, world)
         process = Process(name, voice, faults, self.coordination.coordinator(alive=self._dead))
         self.processes[name] = process
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
+from typing import Generic, TypeVar
 
 from changefeed.errors import LogUnavailable
 from changefeed.log.memory import Faults, MemoryPlace
@@ -17,8 +18,11 @@ PAUSE_S = 0.4
 LANDS_CHANCE = 0.6
 
 
-class DistantLog(Faults):
-    """The hook of one process's store.
+Place = TypeVar("Place")
+
+
+class ProcessFaults(Faults, Generic[Place]):
+    """What is done to the calls of one process's store, in either tier.
 
     lag_s: the mean way of each call, there and back. pauses: the points (calls) at which it may pause. passed: told of
     each point before anything else is done there; the process may be killed by it. killed: nothing more leaves the
@@ -27,7 +31,7 @@ class DistantLog(Faults):
 
     def __init__(
         self,
-        place: MemoryPlace,
+        place: Place,
         archive: Archive,
         chance: random.Random,
         lag_s: float,
@@ -42,6 +46,10 @@ class DistantLog(Faults):
         self._lag_s = lag_s
         self._pauses = pauses
         self._passed = passed
+
+
+class DistantLog(ProcessFaults[MemoryPlace]):
+    """The hook of one process's store in memory."""
 
     async def __call__(self, point: str, feed: str) -> None:
         if point.endswith(" done"):

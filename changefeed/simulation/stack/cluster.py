@@ -9,13 +9,16 @@ from typing import Any, cast
 
 import trio
 
-from changefeed import Change, open_instance
+from changefeed import Change
 from changefeed.history.facts import submit_facts
+from changefeed.log import LogStore
 from changefeed.log.sqlite import SqliteLogStore
+from changefeed.ports import World
 from changefeed.settings import Settings
 from changefeed.simulation.cluster.clients import Group, Writer
-from changefeed.simulation.cluster.cluster import Cluster, Process
-from changefeed.simulation.cluster.recording import FEED, Recorder
+from changefeed.simulation.cluster.cluster import Cluster
+from changefeed.simulation.cluster.distant import ProcessFaults
+from changefeed.simulation.cluster.recording import Recorder
 from changefeed.simulation.cluster.sightings import Sightings
 from changefeed.simulation.disk import RecordedDisk
 from changefeed.simulation.plan import Plan
@@ -86,13 +89,7 @@ class StackCluster(Cluster):
         for reader in self.readers:
             nursery.start_soon(reader.run)
 
-    async def _run_instance(self, name: str) -> None:
-        """One process: until it is killed or has drained."""
-        while name in self.streams.gone:  # noqa: ASYNC110  # its machine is away; virtual time
-            await trio.sleep(0.05)
-        life = self.lives[name] = self.lives.get(name, 0) + 1
-        voice = self.voice(name, life)
-        world = self.world(name, voice)
+    def store(self, name: str, life: int, world: World) -> tuple[LogStore, ProcessFaults[Any]]:
         threads = self.threads[name] = Threads(
             self.sqlite,
             self.archive,
@@ -102,26 +99,13 @@ class StackCluster(Cluster):
             partial(self.passed, name),
         )
         store = SqliteLogStore("sqlite:", self.sqlite.folder, self.settings, world=world, run_sync=threads.run_sync)
-        process = Process(name, voice, cast(Any, threads), self.coordination.coordinator(alive=self._dead))
-        self.processes[name] = process
-        try:
-            with process.scope:
-                async with open_instance(
-                    [FEED],
-                    log=store,
-                    coordinator=process.coordinator,
-                    listen=self.urls[name].removeprefix("ws://"),
-                    name=name,
-                    settings=self.settings,
-                    network=self.network.host(name),
-                    world=world,
-                ) as instance:
-                    process.instance = instance
-                    await process.drain.wait()
-                    await instance.drain()
-        finally:
-            if self.processes.get(name) is process:
-                del self.processes[name]
+        return store, threads
+
+    async def _run_instance(self, name: str) -> None:
+        """One process: until it is killed or has drained."""
+        while name in self.streams.gone:  # noqa: ASYNC110  # its machine is away; virtual time
+            await trio.sleep(0.05)
+        await super()._run_instance(name)
 
     def kill(self, name: str) -> bool:
         if not super().kill(name):

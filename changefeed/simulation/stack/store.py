@@ -24,12 +24,11 @@ from changefeed.batch import Entry, Tail
 from changefeed.change import NO_TERM, FeedSettings
 from changefeed.errors import ChangefeedError, LogUnavailable
 from changefeed.log import Fence, Look, sqlite, sqlite_file, sqlite_io, sqlite_read, sqlite_write
-from changefeed.log.memory import Faults
 from changefeed.log.sqlite import SqliteFeedLog
 from changefeed.log.sqlite_file import FeedFile
 from changefeed.ports import SeededEntropy, World
 from changefeed.settings import Settings
-from changefeed.simulation.cluster.distant import PAUSE_CHANCE, PAUSE_S
+from changefeed.simulation.cluster.distant import PAUSE_CHANCE, PAUSE_S, ProcessFaults
 from changefeed.simulation.cluster.recording import FEED, Archive
 
 T = TypeVar("T")
@@ -117,11 +116,9 @@ class SqlitePlace:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Threads(Faults):
-    """Where one process's store runs its blocking calls: see sqlite.RunSync.
-
-    lag_s, pauses, passed: as for cluster.distant.DistantLog, and with the same points.
-    """
+class Threads(ProcessFaults[SqlitePlace]):
+    """Where one process's store runs its blocking calls, with the same points as a store in memory: see
+    sqlite.RunSync."""
 
     def __init__(
         self,
@@ -132,14 +129,7 @@ class Threads(Faults):
         pauses: Collection[str],
         passed: Callable[[str], None],
     ) -> None:
-        super().__init__()
-        self.killed = False
-        self._place = place
-        self._archive = archive
-        self._chance = chance
-        self._lag_s = lag_s
-        self._pauses = pauses
-        self._passed = passed
+        super().__init__(place, archive, chance, lag_s, pauses, passed)
         self._under_way: dict[trio.CancelScope, None] = {}
         self._files: dict[FeedFile, None] = {}
 
