@@ -29,6 +29,12 @@ def test_good_histories_are_good(chance: random.Random, restores: bool) -> None:
     assert check(MadeUp(chance, steps=40, restores=restores).history()) == []
 
 
+@pytest.mark.parametrize("seed", [350, 586, 100157, 100420])
+def test_a_reader_of_groups_that_began_in_a_log_that_is_gone_is_no_false_alarm(seed: int) -> None:
+    """Where its first group began in the log that was put back, nothing tells."""
+    assert check(MadeUp(random.Random(seed), steps=12, restores=True).history()) == []
+
+
 @SETTINGS
 @given(chances, st.sampled_from(list(EDITS)))
 def test_an_edit_is_noticed_by_the_checker_of_its_promise(chance: random.Random, name: str) -> None:

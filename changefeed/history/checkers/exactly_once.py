@@ -154,10 +154,10 @@ def _effects(view: View, at: int, record: Record, found: Findings) -> None:
         handled = [step for one in segments if one.chapter == segment.chapter for step in one.steps]
         cursor = next((step.record["position"] for step in reversed(handled) if step.kind == "handled"), None)
     log = view.log_of(*place_of(cursor)) if cursor is not None and view.restores else view.log
+    began: int | None = after
     if segment.groups:
-        begins = log.groups_after(after, stamp, segment.filter)
-        # Where nothing tells how much of its first group it had to get, only what lies above is compared.
-        after = -1 if begins is None else begins
+        began = log.groups_after(after, stamp, segment.filter)
+        after = -1 if began is None else began
     try:
         selected = log.selected(segment.filter)
     except KeyError:
@@ -165,6 +165,9 @@ def _effects(view: View, at: int, record: Record, found: Findings) -> None:
     begin = first_above(selected, max(after, log.known_after))
     end = first_above(selected, place_of(cursor)[1]) if cursor is not None else begin + len(keys)
     wanted = [log.at[seq].key for seq in selected[begin:end]]
+    if began is None:
+        # Nothing tells where it had to begin, in a log that was put back: what it has, and no more, is compared.
+        wanted = wanted[max(0, len(wanted) - len(keys)) :]
     got = keys if after >= log.known_after else keys[len(keys) - len(wanted) :] if wanted else []
     # Of what was lost with the storage, and not seen before, nothing can be said.
     if got != wanted and (cursor is None or log.stands(*place_of(cursor))):
