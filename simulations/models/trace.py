@@ -52,7 +52,8 @@ class Held(NamedTuple):
     term: str
     group: int
     last: bool
-    publisher: str
+    who: tuple[str, int]
+    number: int
     head: tuple[str, str, str, tuple[str, ...]] | None
 
 
@@ -232,8 +233,8 @@ class Spec:
         op.first = first
         for index, key in enumerate(keys):
             self.log[first + index] = Held(
-                key, digests[index], record["epoch"], record["term"], first, index == size - 1, who[0],
-                _head(op.heads[index]) if op.heads else None,
+                key, digests[index], record["epoch"], record["term"], first, index == size - 1, who,
+                record["number"] + at + index, _head(op.heads[index]) if op.heads else None,
             )  # fmt: skip
 
     def on_trimmed(self, record: Record) -> None:
@@ -273,7 +274,7 @@ class Spec:
         self.floor = min(self.floor, tail)
         self.fence, self.closed, self.fenced = (0, ""), 0, {}
         self.learned = {seq for seq in self.learned if seq <= tail}
-        self.numbers.clear()
+        self.numbers = {held.who: held.number for _, held in sorted(self.log.items())}
         self.newest.clear()
 
     # ---- publishers
@@ -355,7 +356,7 @@ class Spec:
         self._check_place(at)
         held = self.log[at.seq]
         said = (record["key"], record["digest"], record["publisher"], record["group"])
-        require(said == (held.key, held.digest, held.publisher, held.group), f"given {said}, the log holds {held}")
+        require(said == (held.key, held.digest, held.who[0], held.group), f"given {said}, the log holds {held}")
         require(_selects(reader.filter, held), f"given {held.key}, which its filter does not select")
         skipped = self._skipped(reader, reader.given.seq, at.seq - 1)
         require(skipped is None, f"given {at.seq} although {skipped} comes before")

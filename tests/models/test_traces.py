@@ -220,3 +220,15 @@ def test_a_broken_trace_is_refused(edit: str) -> None:
 def test_the_unbroken_one_is_not() -> None:
     """The history that the edits break."""
     validate(history(BUSY))
+
+
+def test_a_copy_that_was_put_back_still_holds_the_numbers_below_its_tail() -> None:
+    """A leader answers a number that the copy holds with its receipt: cluster seed 1657 of 6433016."""
+    records = history(BUSY)
+    at = next(index for index, record in enumerate(records) if record["f"] == "repeat")
+    tail = max((record["last"] for record in records[:at] if record["f"] == "commit"), default=0)
+    lineage = next(record["lineage"] for record in records if record["f"] == "entry" and record.get("lineage"))
+    back = {"t": records[at]["t"], "node": "nemesis", "life": 1, "f": "restored", "lineage": lineage}
+    validate([*records[:at], {**back, "tail": tail}, records[at]])
+    with pytest.raises(Unexplained, match="never held"):
+        validate([*records[:at], {**back, "tail": 0}, records[at]])

@@ -40,8 +40,8 @@ def _overtaken(view: View, at: int, record: Record, found: Findings) -> None:
     """
     faults = [fault for fault in view.faults if fault.at < at]
     before = {fault.kind for fault in faults}
-    # A kill at a named step that something else brings about, such as a lost record, is not only a kill.
-    if any(fault.kind == "kill-at" and "/" in fault.how for fault in faults):
+    # A kill at a named step that a lost record or a planned stop brings about is not only a kill.
+    if any(fault.kind == "kill-at" and fault.how.endswith(("/delete", "/drain")) for fault in faults):
         return
     if view.restores or not view.commits or not before <= KILLS | HARMLESS:
         return

@@ -60,15 +60,16 @@ CLIENT_KINDS: Final = ("kill-client", "freeze-client", "cut-client", "slow-reade
 KINDS: Final = INSTANCE_KINDS + SHARED_KINDS + CLIENT_KINDS
 #: Kinds that are on more often than the others: the bugs that somebody could write hide behind these (mutants.md).
 OFTEN: Final = {
-    "kill": 2,
+    "kill": 3,
     "freeze": 4,
     "isolate": 4,
-    "kill-at": 2,
+    "kill-at": 3,
     "unknown-append": 2,
     "slow-append": 2,
     "kill-client": 4,
     "put-back": 2,
     "quorum": 2,
+    "slow-coordinator": 3,
     "disk-full": 2,
 }
 
