@@ -368,7 +368,7 @@ class Reader(Client):
         try:
             async with opening as subscription:
                 self._subscription = subscription
-                if effects.cursor.position is None:
+                if effects.cursor.position is None and not self.voice.silent:
                     effects.origin = effects.cursor.position = subscription.state.position
                 await self._read(subscription)
             self.last_words()
@@ -413,6 +413,8 @@ class Reader(Client):
 
     def _apply(self, event: Event) -> None:
         """The effect and the cursor, in one transaction; or the effect alone, if it was not there yet."""
+        if self.voice.silent:
+            return  # it was killed between two checkpoints: trio ends it only at the next one
         effects = self.effects
         self._inside = not event.last
         self.voice("event", **self.cluster.recorder.event(self.who, event))
