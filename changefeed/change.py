@@ -40,6 +40,8 @@ _Head = tuple[str, str, str, tuple[str, ...] | None, bytes | None, int | None, b
 
 #: Term id of the position before the first event.
 NO_TERM: Final = "00000000"
+#: Term id of the position at which whoever starts at the snapshot stands until it has been given all of the list.
+LIST_TERM: Final = "ffffffff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,15 @@ class Position:
     @classmethod
     def beginning(cls, lineage: str) -> Position:
         return cls(lineage, 0, NO_TERM, 0)
+
+    @classmethod
+    def listing(cls, lineage: str) -> Position:
+        """Before the end of a snapshot's list: resuming here begins the list again."""
+        return cls(lineage, 0, LIST_TERM, 0)
+
+    @property
+    def is_listing(self) -> bool:
+        return self.term == LIST_TERM and self.seq == 0
 
 
 _POSITION: Final = re.compile(r"([0-9a-f]{16})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{8})\.(0|[1-9][0-9]{0,15})\Z")
@@ -301,6 +312,9 @@ class FeedSettings:
 
     resources: declared kinds of objects; empty means that every resource and field name is allowed.
     retention_age_s, retention_bytes, retention_count: whichever is reached first trims; None means no such bound.
+    snapshot: whether the log keeps the latest event of each object, for subscriptions that start with a list of them
+        (docs/how-to/snapshot.md tells what it costs). Switch it on before the first event is trimmed: what was
+        trimmed before is not in it.
     version: grows by one with each change of the settings, so that instances notice.
     """
 
@@ -309,6 +323,7 @@ class FeedSettings:
     retention_bytes: int | None = 4 * 2**30
     retention_count: int | None = None
     version: int = 0
+    snapshot: bool = False
 
     @property
     def declared(self) -> dict[str, Resource]:
@@ -319,6 +334,8 @@ class FeedSettings:
         """Raise BadConfig for what no log may keep: every publisher is told the declarations when it opens, so that one
         beyond the wire's bounds would shut all of them out, and a leader counts with the bounds of retention."""
         _check_declared(self.resources)
+        if not isinstance(self.snapshot, bool):
+            raise BadConfig(f"whether a feed keeps a snapshot is true or false, got {self.snapshot!r:.100}")
         age, size, count = self.retention_age_s, self.retention_bytes, self.retention_count
         if age is not None and not (_is_number(age) and 0 <= age <= RETENTION_AGE_MAX_S):
             raise BadConfig(f"a feed's age must be from 0 s to 100 years, got {age!r} s; none keeps for ever")

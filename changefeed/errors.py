@@ -134,6 +134,28 @@ class UnknownField(Refused):
     close_code = 4513
 
 
+class NoSnapshot(Refused):
+    """The feed keeps no snapshot, so that no subscription can start with one."""
+
+    code = "no-snapshot"
+    close_code = 4522
+
+
+class BodyMissing(Refused):
+    """A create or an update without a body, on a feed that keeps a snapshot: the object would be lost from it."""
+
+    code = "body-missing"
+    close_code = 4523
+
+
+class VersionMissing(Refused):
+    """A change without `version` of an object whose changes carry one, on a feed that keeps a snapshot: nobody could
+    say which of the two is the newer one."""
+
+    code = "version-missing"
+    close_code = 4524
+
+
 class ChangeTooLarge(Refused):
     """One encoded change is above `change_bytes_max`."""
 

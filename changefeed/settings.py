@@ -68,6 +68,8 @@ class Settings:
     wal_bytes_shown: int = count(512 * MIB, "a write-ahead log above this is shown in status with its holder")
     wal_bytes_truncate: int = count(64 * MIB, "above this the leader truncates the write-ahead log beside appends")
     outbox_poll_s: float = setting(0.05, "how often a leader looks into an outbox that was empty")
+    snapshot_every_s: float = setting(1.0, "how often a leader brings the snapshot up to the log's end")
+    snapshot_list_bytes: int = count(256 * KIB, "of one message of a snapshot's list")
     retention_every_s: float = setting(10.0, "how often the leader looks whether anything can be trimmed")
     handshakes_max: int = count(256, "connections that have not yet said hello")
     connections_max: int = count(20_000, "of one instance")

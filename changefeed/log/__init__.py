@@ -91,8 +91,36 @@ class PublisherState:
 
 
 @dataclass(frozen=True, slots=True)
+class Latest:
+    """A row of a feed's snapshot: the latest event of one object (resource, id), kept also when its entry is trimmed.
+
+    seq, epoch, term, time, publisher: of the event. payload: its change as the entry had it; None for a tombstone: the
+    object was deleted under `version`, which is remembered until retention has passed `seq`. version: the highest one
+    that the object's changes carried; None if none did.
+    """
+
+    resource: str
+    id: str
+    seq: int
+    epoch: int
+    term: str
+    time: int
+    publisher: str
+    version: int | None
+    payload: bytes | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.resource, self.id)
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
-    """One consistent look into the log (one read transaction), begun after the call."""
+    """One consistent look into the log (one read transaction), begun after the call.
+
+    folded: up to which seq the entries are in the snapshot; None where the log keeps none. It is never above the tail.
+    versioned: whether a change that was ever folded carried a version.
+    """
 
     lineage: str
     tail: Tail
@@ -102,6 +130,8 @@ class Look:
     incarnations: int
     settings_version: int
     bytes: int
+    folded: int | None = None
+    versioned: bool = False
 
     def epoch_of(self, seq: int) -> tuple[int, str] | None:
         """Epoch and term of the entry that holds seq, from the history of terms; None where that is not known."""
@@ -244,8 +274,30 @@ class FeedLog(Protocol):
         """Drop whole entries with last_seq <= up_to_seq; returns the new floor's seq. The floor row (seq, epoch, term,
         digest) is written in the same transaction; EpochRecords below the one that covers the floor go. So does a
         publisher's state whose last_seq is trimmed, unless it was opened at or after the new floor (a quiet newcomer
-        is not forgotten before a whole retention has passed). A store may do it in steps. Raises Fenced,
+        is not forgotten before a whole retention has passed); so do the snapshot's tombstones up to the new floor. A store may do it in steps. Raises Fenced,
         LogUnavailable, AppendOutcomeUnknown."""
+
+    # ---- the snapshot: the latest event of each object, folded out of the entries by whoever leads
+
+    async def fold(
+        self, epoch: int, term: str, after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[tuple[str, str]],
+        *, versioned: bool,
+    ) -> None:  # fmt: skip
+        """Bring the snapshot from seq `after` to seq `to`, in one transaction: rows are put in place of what stood of
+        their objects, the objects in `gone` are dropped, `Look.folded` is `to`, `Look.versioned` is set if `versioned`.
+
+        after None: begin anew: every row goes first, whatever was folded, and `versioned` is what is given. rows and
+        gone name an object once. Raises TailMoved if `after` is not `Look.folded` (nothing written), Fenced,
+        LogFull, LogUnavailable, AppendOutcomeUnknown; ValueError if `to` is not a seq from the floor to the tail.
+        """
+
+    async def latest(self, keys: Sequence[tuple[str, str]]) -> list[Latest]:
+        """The rows of these objects (at most 10,000), tombstones too, in any order; what the snapshot does not hold is
+        left out."""
+
+    async def list_latest(self, after: tuple[str, str] | None, max_bytes: int) -> list[Latest]:
+        """Rows with a payload, in the order of (resource, id) by their UTF-8 bytes, from the first one above `after`
+        on: at least one, then while their payloads fit; [] at the end."""
 
     async def settings(self) -> FeedSettings: ...
 

@@ -89,6 +89,7 @@ def dump_settings(settings: FeedSettings) -> str:
             "retention_age_s": settings.retention_age_s,
             "retention_bytes": settings.retention_bytes,
             "retention_count": settings.retention_count,
+            "snapshot": settings.snapshot,
         }
     )
 
@@ -102,7 +103,12 @@ def load_settings(text: str, version: int) -> FeedSettings:
             for r in found["resources"]
         )
         return FeedSettings(
-            resources, found["retention_age_s"], found["retention_bytes"], found["retention_count"], version
+            resources,
+            found["retention_age_s"],
+            found["retention_bytes"],
+            found["retention_count"],
+            version,
+            bool(found.get("snapshot", False)),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"stored settings cannot be read: {error!r}") from None

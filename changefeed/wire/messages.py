@@ -7,6 +7,7 @@ float seconds where the name ends in _s. Positions travel in their text form.
     subscriber                        server
       Subscribe            ->
                            <-         Subscribed | Fault + close
+                           <-         Listed, Listed, …         only for a start at "snapshot"
                            <-         Events, Events, … (no runs: a bookmark)
       Handled              <->        Beat                      heartbeats, both ways
                            <-         Redirect                  go elsewhere, after delay_s; then close 4410
@@ -31,18 +32,25 @@ from changefeed.change import Filter, Position, Resource
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a subscription begins. Exactly one of: position; time (ms: first event at or after it); at = "beginning"
-    or "now"."""
+    """Where a subscription begins. Exactly one of: position; time (ms: first event at or after it); at = "beginning",
+    "now" or "snapshot".
+
+    snapshot, listed: with at = "snapshot", go on with a list that broke off: the position that its Listed messages told,
+    and the last object (resource, id) that came.
+    """
 
     at: str | None = None
     position: Position | None = None
     time: int | None = None
+    snapshot: Position | None = None
+    listed: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
     """name: under which status lists the subscription (1 to 128 printable characters). groups: frames are wanted from
-    a group's first event on even if the position lies inside a group."""
+    a group's first event on even if the position lies inside a group. whole: up to this seq no field filter narrows
+    updates: set by who resumes behind a snapshot's list, until it has passed the head that stood at the list's end."""
 
     TYPE: ClassVar[str] = "subscribe"
     feed: str
@@ -51,6 +59,7 @@ class Subscribe:
     filter: Filter = field(default_factory=Filter)
     groups: bool = False
     client: str = ""
+    whole: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +125,24 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A part of a snapshot's list: the latest event of each object that the filter's resources and ids select, in the
+    order of (resource, id). Sent after Subscribed and before any Events, to who starts at "snapshot".
+
+    snapshot: the position behind which the stream goes on once the list is over; the same in all of a list. runs: one
+    per object, with one change and its seq. An object may have changed since `snapshot`: then its seq lies above it, and
+    whoever is subscribed drops what the stream has of this object up to that seq. last: the list is over, my position is
+    `snapshot` now; head: the visible tail's seq then (0 before): behind it nothing is to be dropped any more.
+    """
+
+    TYPE: ClassVar[str] = "listed"
+    snapshot: Position
+    runs: tuple[Run, ...]
+    last: bool
+    head: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Handled:
     """Subscriber's heartbeat: everything up to `position` was handled."""
 
@@ -176,7 +203,7 @@ class Open:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """last_number: the last number that the log holds of (publisher, incarnation). resources: the declared ones, empty
-    if any name is allowed."""
+    if any name is allowed. snapshot: the feed keeps one: creates and updates need a body."""
 
     TYPE: ClassVar[str] = "opened"
     feed: str
@@ -188,6 +215,7 @@ class Opened:
     last_number: int
     limits: Limits
     resources: tuple[Resource, ...] = ()
+    snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +370,7 @@ class Said:
 
 
 ClientMessage = Subscribe | Handled | Beat | Open | Publish
-ServerMessage = Subscribed | Events | Beat | Redirect | Fault | Opened | Answer | Reopen
+ServerMessage = Subscribed | Listed | Events | Beat | Redirect | Fault | Opened | Answer | Reopen
 PeerMessage = (
     PeerHello | PeerBeat | Entries | PeerOpen | PeerOpened | PeerPublish | PeerAnswer | PeerClose | Ask | Said | Fault
 )
