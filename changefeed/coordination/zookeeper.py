@@ -72,6 +72,10 @@ def _ours(error: BaseException) -> BaseException:
             return ours(str(error))
     if isinstance(error, KazooException):
         return CoordinatorUnavailable(f"ZooKeeper: {error or type(error).__name__}")
+    if isinstance(error, RuntimeError):
+        # A server whose quorum was just lost may leave an answer out; kazoo gives its connection up with this. What was
+        # asked may have been done, as after any lost connection.
+        return CoordinatorUnavailable(f"ZooKeeper's answers cannot be matched, its client gave up: {error}")
     return error
 
 

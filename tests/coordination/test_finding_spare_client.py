@@ -8,7 +8,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from changefeed.coordination.zookeeper import _ours
 from changefeed.coordination.zookeeper_recipe import ZookeeperCoordinator
+from changefeed.errors import CoordinatorUnavailable
 from changefeed.ports import World
 from changefeed.settings import Settings
 
@@ -63,3 +65,11 @@ def test_a_spare_client_that_cannot_connect_either_is_replaced(monkeypatch: pyte
         assert first.closed and made[0].closed and not made[1].closed
 
     trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_client_that_cannot_match_an_answer_is_an_unavailable_coordinator() -> None:
+    """A ZooKeeper server without quorum left an answer out; kazoo's error must not look like a fault of our own, with a
+    traceback (chaos round 13 of 2a443f1)."""
+    error = _ours(RuntimeError("xids do not match, expected %r received %r", 13, 14))
+    assert isinstance(error, CoordinatorUnavailable)
+    assert "gave up" in str(error)
