@@ -29,10 +29,13 @@ from changefeed.errors import (
     TrimmedAway,
     UnknownFeed,
 )
-from changefeed.log import FORMAT, EpochRecord, Fence, Look, Outbox, PublisherState
+from changefeed.log import FORMAT, EpochRecord, Fence, Latest, Look, Outbox, PublisherState
 from changefeed.log.rules import (
     EPOCHS_KEPT,
     check_entries,
+    check_fold,
+    check_folded,
+    check_keys,
     check_time,
     fence_refused,
     fenced,
@@ -70,6 +73,9 @@ class _Feed:
     publishers: dict[str, _Known] = field(default_factory=dict)
     batches: dict[tuple[str, int], list[Entry]] = field(default_factory=dict)  # by publisher and incarnation
     incarnations: int = 0
+    rows: dict[tuple[str, str], Latest] = field(default_factory=dict)
+    folded: int | None = None
+    versioned: bool = False
 
     def copy(self) -> _Feed:
         return replace(
@@ -78,6 +84,7 @@ class _Feed:
             epochs=list(self.epochs),
             publishers={name: replace(known) for name, known in self.publishers.items()},
             batches={key: list(found) for key, found in self.batches.items()},
+            rows=dict(self.rows),
         )
 
 
@@ -356,6 +363,45 @@ class MemoryFeedLog:
             await self._end("trim")
         return floor
 
+    async def fold(
+        self, epoch: int, term: str, after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[tuple[str, str]],
+        *, versioned: bool,
+    ) -> None:  # fmt: skip
+        check_fold(after, to, rows, gone)
+        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=True):
+            data = await self._begin("fold")
+            self._check_fence(data, epoch, term)
+            check_folded(self.feed, data.folded, after, to, data.floor.seq, data.tail.seq)
+            if after is None:
+                data.rows, data.versioned = {}, False
+            data.rows.update((row.key, row) for row in rows)
+            for key in gone:
+                data.rows.pop(key, None)
+            data.folded = to
+            data.versioned = data.versioned or versioned
+            await self._end("fold")
+
+    async def latest(self, keys: Sequence[tuple[str, str]]) -> list[Latest]:
+        check_keys(keys)
+        data = await self._begin("latest")
+        return [data.rows[key] for key in dict.fromkeys(keys) if key in data.rows]
+
+    async def list_latest(self, after: tuple[str, str] | None, max_bytes: int) -> list[Latest]:
+        data = await self._begin("list_latest")
+        found: list[Latest] = []
+        size = 0
+        # Text is compared by code points here, which is the order of its UTF-8 bytes.
+        for key in sorted(key for key in data.rows if after is None or key > after):
+            row = data.rows[key]
+            if row.payload is None:
+                continue
+            size += len(row.payload)
+            if found and size > max_bytes:
+                break
+            found.append(row)
+        return found
+
     async def settings(self) -> FeedSettings:
         return (await self._begin("settings")).settings
 
@@ -424,6 +470,8 @@ def _look(data: _Feed) -> Look:
         data.incarnations,
         data.settings.version,
         sum(entry.bytes for entry in data.entries),
+        data.folded,
+        data.versioned,
     )
 
 
@@ -468,6 +516,7 @@ def _trim(data: _Feed, up_to_seq: int) -> None:
     data.publishers = {
         name: known for name, known in data.publishers.items() if known.last_seq > floor or known.opened >= floor
     }
+    data.rows = {key: row for key, row in data.rows.items() if row.payload is not None or row.seq > floor}
 
 
 def _drop_empty_terms(data: _Feed) -> None:

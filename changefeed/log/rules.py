@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from changefeed.batch import Entry, Tail
 from changefeed.change import SEQ_MAX, FeedSettings, Resource
-from changefeed.errors import Fenced
-from changefeed.log import Fence
+from changefeed.errors import Fenced, TailMoved
+from changefeed.log import Fence, Latest
 from changefeed.settings import Settings
 
 #: Epoch records kept at most, not counting terms that the log holds entries of: those go with their entries.
@@ -45,6 +45,41 @@ def check_time(tail: Tail, first: Entry) -> None:
     """Raise ValueError if times would decrease: `read_time` searches them."""
     if first.time < tail.time:
         raise ValueError(f"entry {first.seq} is of time {first.time}, before {tail.time} of the log's tail")
+
+
+#: Objects that `FeedLog.latest` is asked for at once.
+LATEST_MAX: Final = 10_000
+
+
+def check_fold(after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[tuple[str, str]]) -> None:
+    """Raise ValueError unless the arguments are what `FeedLog.fold` asks for, as far as they alone can tell."""
+    if after is not None and not 0 <= after <= to:
+        raise ValueError(f"a fold goes forward, not from seq {after} to seq {to}")
+    keys = {row.key for row in rows}
+    if len(keys.union(gone)) < len(rows) + len(gone):
+        raise ValueError("a fold names an object once, among rows and gone")
+    for row in rows:
+        if not 1 <= row.seq <= to:
+            raise ValueError(f"a fold to seq {to} cannot hold a row of seq {row.seq}")
+        if row.version is None and row.payload is None:
+            raise ValueError(f"the row of {row.resource} {row.id!r:.80} is a tombstone, and yet has no version")
+        if row.version is not None and not 0 <= row.version < 2**63:
+            raise ValueError(f"the row of {row.resource} {row.id!r:.80} has the impossible version {row.version}")
+
+
+def check_folded(feed: str, folded: int | None, after: int | None, to: int, floor: int, tail: int) -> None:
+    """Raise TailMoved if the snapshot is not where a fold begins, ValueError if it may not end at `to`."""
+    if after is not None and after != folded:
+        stands = "there is none" if folded is None else f"it is folded up to seq {folded}"
+        raise TailMoved(f"the snapshot of feed {feed} does not stand at seq {after}: {stands}")
+    if not floor <= to <= tail:
+        raise ValueError(f"a fold ends between floor and tail, {floor} and {tail}, not at seq {to}")
+
+
+def check_keys(keys: Sequence[tuple[str, str]]) -> None:
+    """Raise ValueError for more objects than `FeedLog.latest` may be asked for at once."""
+    if len(keys) > LATEST_MAX:
+        raise ValueError(f"latest is asked for {len(keys):,} objects at once; the limit is {LATEST_MAX:,}")
 
 
 def fenced(feed: str, epoch: int, term: str, fence: Fence) -> Fenced:
