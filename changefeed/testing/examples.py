@@ -40,6 +40,8 @@ CREATED: Final = Change("vm", VM, "create", None, {"alias": "web-1", "ram": 2048
 STARTED: Final = Change("vm", VM, "update", ("state",), {"alias": "web-1", "ram": 2048, "state": "running"}, 2)
 DELETED: Final = Change("vm", VM, "delete", None, None, 3)
 NIC: Final = Change("nic", "90:b8:d0:17:a6:01", "delete")
+NEW_NIC: Final = Change("nic", "90:b8:d0:17:a6:02", "create", None, {"ip": "10.0.0.2"})
+OTHER: Final = Change("net", "admin", "create", None, {"vlan": 4})
 
 
 def _body(body: Any) -> Change:
@@ -128,6 +130,10 @@ def _run(seqs: int | tuple[int, ...], groups: tuple[tuple[int, int], ...] | None
     return m.Run(7, TERM, NOON, "web-1", seqs, groups, payload(*changes))
 
 
+def _one(seq: int, change: Change) -> m.Run:
+    return _run(seq, None, change)
+
+
 #: At least one of each message that a client sends or gets.
 MESSAGES: Final[tuple[tuple[str, m.ClientMessage | m.ServerMessage], ...]] = (
     ("from now on, everything", m.Subscribe(FEED, m.Start(at="now"), "billing@node3")),
@@ -143,6 +149,15 @@ MESSAGES: Final[tuple[tuple[str, m.ClientMessage | m.ServerMessage], ...]] = (
         ),
     ),
     ("from a time on", m.Subscribe(FEED, m.Start(time=NOON), "audit")),
+    ("a list of the latest event of each object, then the feed", m.Subscribe(FEED, m.Start(at="snapshot"), "mirror")),
+    (
+        "go on with a list that broke off",
+        m.Subscribe(FEED, m.Start(at="snapshot", snapshot=position(40), listed=("nic", NIC.id)), "mirror"),
+    ),
+    (
+        "resumed behind a list, before its head is passed",
+        m.Subscribe(FEED, m.Start(position=position(41)), "mirror", Filter({"vm": ("state",)}), whole=43),
+    ),
     ("accepted", m.Subscribed(FEED, "broker-1", "8f2c11d0", position(41), position(57), "broker-2", 9, LIMITS)),
     ("nobody known to lead", m.Subscribed(FEED, "broker-1", "8f2c11d0", position(41), position(57), "", 0, LIMITS)),
     ("two events, each a group of its own", m.Events(41, position(43), (_run(42, None, CREATED, STARTED),))),
@@ -157,6 +172,10 @@ MESSAGES: Final[tuple[tuple[str, m.ClientMessage | m.ServerMessage], ...]] = (
         m.Events(61, position(63, 9, "0badf00d"),
                  (_run(62, None, STARTED), m.Run(9, "0badf00d", NOON + 5, "web-2", 63, None, payload(DELETED)))),
     ),
+    ("a part of a list: two objects, each with its latest event",
+     m.Listed(position(40), (_one(12, OTHER), _one(42, NEW_NIC)), False)),
+    ("the end of a list", m.Listed(position(40), (_one(39, STARTED),), True, 43)),
+    ("a list of nothing", m.Listed(position(40), (), True, 40)),
     ("handled", m.Handled(position(50))),
     ("a client's heartbeat", m.Beat()),
     ("a server's heartbeat", m.Beat(9, 57)),
@@ -177,6 +196,8 @@ MESSAGES: Final[tuple[tuple[str, m.ClientMessage | m.ServerMessage], ...]] = (
         m.Opened(FEED, "broker-1", "8f2c11d0", "broker-2", 9, 3, 12, LIMITS,
                  (Resource("vm", ("state", "alias", "nics"), "http://vmapi/vms"), Resource("nic"))),
     ),
+    ("admitted to a feed that keeps a snapshot",
+     m.Opened(FEED, "broker-1", "8f2c11d0", "broker-2", 9, 3, 12, LIMITS, snapshot=True)),
     ("one change", m.Publish(0, 1, (1,), payload(CREATED))),
     ("a change, and a group of two", m.Publish(1, 2, (1, 2), payload(STARTED, DELETED, NIC))),
     ("after 5 to 7 were refused", m.Publish(4, 8, (1,), payload(NIC))),
@@ -215,6 +236,28 @@ SUBSCRIBER: Final[tuple[tuple[Who, Any], ...]] = (
     ("server", m.Subscribed(FEED, "broker-2", "02d99e5b", position(60), _LATER, "broker-3", 9, LIMITS)),
     ("server", m.Events(60, _LATER,
                         (m.Run(9, "0badf00d", NOON + 5000, "web-2", 61, None, payload(DELETED)),))),
+)  # fmt: skip
+
+_LISTING: Final = Position.listing(LINEAGE)
+_ADDRESSED: Final = Change("nic", NEW_NIC.id, "update", ("ip",), {"ip": "10.0.0.7"})
+_SNAPSHOT: Final = position(40)
+
+SNAPSHOT: Final[tuple[tuple[Who, Any], ...]] = (
+    ("note", "A list of the latest event of each object, then the feed from there on."),
+    ("client", m.Subscribe(FEED, m.Start(at="snapshot"), "mirror@node3")),
+    ("server", m.Subscribed(FEED, "broker-1", "8f2c11d0", _LISTING, position(42), "broker-2", 7, LIMITS)),
+    ("note", "The list stands at seq 40. The nic changed later, at seq 42: events of it up to there are to be dropped."),
+    ("server", m.Listed(_SNAPSHOT, (_one(12, OTHER), _one(42, _ADDRESSED)), False)),
+    ("note", "The connection breaks. The list goes on behind its last object, at any instance."),
+    ("client",
+     m.Subscribe(FEED, m.Start(at="snapshot", snapshot=_SNAPSHOT, listed=("nic", NEW_NIC.id)), "mirror@node3")),
+    ("server", m.Subscribed(FEED, "broker-2", "02d99e5b", _LISTING, position(43), "broker-2", 7, LIMITS)),
+    ("note", "The last part: the position is 40 now, and the end of the feed was 43 at this moment."),
+    ("server", m.Listed(_SNAPSHOT, (_one(39, STARTED),), True, 43)),
+    ("note", "41 and 42 created and changed the nic: dropped. 43 deletes the vm: applied. Only now, with the head of the "
+             "list reached, a position is saved."),
+    ("server", m.Events(40, position(43), (_run(41, None, NEW_NIC, _ADDRESSED, DELETED),))),
+    ("client", m.Handled(position(43))),
 )  # fmt: skip
 
 PUBLISHER: Final[tuple[tuple[Who, Any], ...]] = (

@@ -59,6 +59,7 @@ def refreshed(text: str) -> str:
 def blocks() -> dict[str, str]:
     return {
         "subscriber": transcript(examples.SUBSCRIBER),
+        "snapshot": transcript(examples.SNAPSHOT),
         "publisher": transcript(examples.PUBLISHER),
         "messages-of-clients": "\n".join(_message_sections(FROM_CLIENT)),
         "messages-of-servers": "\n".join(_message_sections(FROM_SERVER)),
@@ -201,6 +202,8 @@ def _what(schema: Schema) -> str:
     kind = schema.get("type")
     if kind == "array":
         items = schema["items"]
+        if items is False:
+            return "list of two texts"
         if "prefixItems" in items:
             return "list of pairs of integers"
         what = (

@@ -172,6 +172,27 @@ def events(draw: st.DrawFn) -> m.Events:
     return m.Events(after, draw(positions(st.just(seq + draw(st.integers(0, 3))))), tuple(runs))
 
 
+@st.composite
+def listeds(draw: st.DrawFn) -> m.Listed:
+    """A part of a snapshot's list: objects in order, each with the event that was its latest."""
+    snapshot = draw(positions(seqs()))
+    found = {(change.resource.encode(), change.id.encode()): change for change in draw(st.lists(changes, max_size=4))}
+    runs = tuple(
+        m.Run(
+            draw(st.integers(1, 10**6)),
+            draw(terms),
+            draw(times),
+            draw(words),
+            draw(seqs()),
+            None,
+            encode_change(found[key], _LIMIT),
+        )
+        for key in sorted(found)
+    )
+    last = not runs or draw(st.booleans())
+    return m.Listed(snapshot, runs, last, snapshot.seq + draw(st.integers(0, 9)) if last else 0)
+
+
 answers = st.builds(
     m.Answer, number=seqs(), count=st.integers(1, 5), first=positions(seqs()), repeated=st.booleans()
 ) | st.builds(
@@ -184,9 +205,10 @@ answers = st.builds(
     details=json_details,
 )
 starts = (
-    st.builds(m.Start, at=st.sampled_from(["beginning", "now"]))
+    st.builds(m.Start, at=st.sampled_from(["beginning", "now", "snapshot"]))
     | st.builds(m.Start, position=positions())
     | st.builds(m.Start, time=times)
+    | st.builds(m.Start, at=st.just("snapshot"), snapshot=positions(seqs()), listed=st.tuples(words, ids))
 )
 faults = st.builds(m.Fault, codes, unicode_text(), st.booleans(), json_details)
 opens = st.builds(
@@ -209,6 +231,7 @@ openeds = st.builds(
     last_number=seqs(0),
     limits=limits,
     resources=st.lists(resources, max_size=3).map(tuple),
+    snapshot=st.booleans(),
 )
 
 client_messages: st.SearchStrategy[Any] = (
@@ -220,6 +243,7 @@ client_messages: st.SearchStrategy[Any] = (
         filter=filters,
         groups=st.booleans(),
         client=printable(0),
+        whole=seqs(0),
     )
     | st.builds(m.Handled, positions())
     | st.builds(m.Beat, st.integers(0, 10**6), seqs(0), seconds)
@@ -239,6 +263,7 @@ server_messages: st.SearchStrategy[Any] = (
         limits=limits,
     )
     | events()
+    | listeds()
     | st.builds(m.Beat, st.integers(0, 10**6), seqs(0), seconds)
     | st.builds(m.Redirect, st.lists(printable(), max_size=3).map(tuple), seconds)
     | faults

@@ -34,6 +34,7 @@ from changefeed.wire.messages import (
     Answer,
     AnyMessage,
     Events,
+    Listed,
     Publish,
 )
 from changefeed.wire.tables import POSITIVE, SIZES, TABLES
@@ -76,13 +77,16 @@ def encode(message: AnyMessage, subprotocol: str) -> bytes | str:
     """The message as it travels: text for JSON, else bytes. Its values are trusted; only their lengths may differ."""
     if subprotocol != JSON:
         return _pack(TABLES[subprotocol][message.TYPE].write(message))
-    return _events_text(message) if isinstance(message, Events) else dumps(TABLES[JSON][message.TYPE].write(message))
+    if isinstance(message, Events | Listed):
+        return _text_of_runs(message)
+    return dumps(TABLES[JSON][message.TYPE].write(message))
 
 
-def _events_text(message: Events) -> str:
-    """Events in JSON, with their changes written some at a time into the places that were left empty for them."""
+def _text_of_runs(message: Events | Listed) -> str:
+    """A message in JSON, with the changes of its runs written some at a time into the places that were left empty for
+    them."""
     bare = replace(message, runs=tuple(replace(run, payload=b"") for run in message.runs))
-    head, *rest = dumps(TABLES[JSON][Events.TYPE].write(bare)).split(_NO_CHANGES)
+    head, *rest = dumps(TABLES[JSON][message.TYPE].write(bare)).split(_NO_CHANGES)
     parts = [head]
     for run, after in zip(message.runs, rest, strict=True):
         parts += ('"changes":[', ",".join(json_texts(run.payload)), "]", after)

@@ -246,6 +246,25 @@ def pairs(high: int, items_max: int) -> Kind:
     return Kind(read, lambda value: [list(pair) for pair in value], {"type": "array", "items": pair})
 
 
+def two(first: Kind, second: Kind) -> Kind:
+    """A list of exactly two, of a kind each."""
+
+    def read(value: Any) -> tuple[Any, Any]:
+        items = _items(value, 2)
+        if len(items) != 2:
+            raise Wrong(f"must be a list of two, got {shown(value)}")
+        made = []
+        for index, (kind, item) in enumerate(((first, items[0]), (second, items[1]))):
+            try:
+                made.append(kind.read(item))
+            except Wrong as wrong:
+                raise wrong.inside(f"[{index}]") from None
+        return made[0], made[1]
+
+    schema = {"type": "array", "prefixItems": [first.schema, second.schema], "items": False, "minItems": 2}
+    return Kind(read, lambda value: [first.write(value[0]), second.write(value[1])], schema)
+
+
 def binary(low: int, high: int) -> Kind:
     """msgpack bin. Its length has a bound of its own only where the message's does not do."""
 

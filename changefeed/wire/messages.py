@@ -35,8 +35,8 @@ class Start:
     """Where a subscription begins. Exactly one of: position; time (ms: first event at or after it); at = "beginning",
     "now" or "snapshot".
 
-    snapshot, listed: with at = "snapshot", go on with a list that broke off: the position that its Listed messages told,
-    and the last object (resource, id) that came.
+    snapshot, listed: with at = "snapshot", go on with a list that broke off: the position that its Listed messages
+    told, and the last object (resource, id) that came.
     """
 
     at: str | None = None
@@ -130,9 +130,10 @@ class Listed:
     order of (resource, id). Sent after Subscribed and before any Events, to who starts at "snapshot".
 
     snapshot: the position behind which the stream goes on once the list is over; the same in all of a list. runs: one
-    per object, with one change and its seq. An object may have changed since `snapshot`: then its seq lies above it, and
-    whoever is subscribed drops what the stream has of this object up to that seq. last: the list is over, my position is
-    `snapshot` now; head: the visible tail's seq then (0 before): behind it nothing is to be dropped any more.
+    per object, with one change and its seq. An object may have changed since `snapshot`: then its seq lies above it,
+    and whoever is subscribed drops what the stream has of this object up to that seq. last: the list is over, my
+    position is `snapshot` now; head: the visible tail's seq then (0 before), or `snapshot`'s if that is higher: once it
+    is reached, nothing is to be dropped any more.
     """
 
     TYPE: ClassVar[str] = "listed"

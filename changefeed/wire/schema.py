@@ -18,7 +18,7 @@ BASE: Final = "https://changefeed.invalid/schema/v1/"
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 FROM_CLIENT: Final = ("subscribe", "handled", "open", "publish", "beat")
-FROM_SERVER: Final = ("subscribed", "events", "redirect", "opened", "answer", "reopen", "fault", "beat")
+FROM_SERVER: Final = ("subscribed", "listed", "events", "redirect", "opened", "answer", "reopen", "fault", "beat")
 
 #: What each message is for.
 MESSAGES: Final[dict[str, str]] = {
@@ -29,6 +29,8 @@ MESSAGES: Final[dict[str, str]] = {
     "when it is sent again, it has the same number, the same sizes and the same changes.",
     "beat": "A heartbeat, when there is nothing else to say.",
     "subscribed": "The answer to `subscribe`.",
+    "listed": "A part of a snapshot's list: the latest event of each object that the filter's resources and ids "
+    "select. Only for a start at `snapshot`, after `subscribed` and before any `events`.",
     "events": "A range of the feed, with what the filter selects of it. It ends at the end of a group.",
     "redirect": "Please go to one of `servers`. The server closes with 4410 when it must.",
     "fault": "Why the server is about to close the connection.",
@@ -47,9 +49,14 @@ MEANINGS: Final[dict[str, str]] = {
     "subscribe.filter": "What is wanted; absent: everything.",
     "subscribe.groups": "true: if the position lies inside of a group, begin with that group's first event.",
     "subscribe.client": "Software and version, for people.",
-    "start.at": '"beginning": the oldest event that the log holds. "now": what comes after the head of this moment.',
+    "subscribe.whole": "Behind a list whose `head` is not passed yet: that `head`. Up to it no names of fields narrow "
+    "updates.",
+    "start.at": '"beginning": the oldest event that the log holds. "now": what comes after the head of this moment. '
+    '"snapshot": a list of the latest event of each object, then the feed.',
     "start.position": "Resume after this position.",
     "start.time": "The first event at or after this time.",
+    "start.snapshot": "With `at` = `snapshot` and `listed`: go on with a list that broke off; what its messages told.",
+    "start.listed": "[resource, id] of the last object of that list that came.",
     "filter.resources": "Resource name -> names of changed fields; an empty list: any change of that resource.",
     "filter.ids": "Exact ids.",
     "filter.ops": "Exact ops.",
@@ -67,6 +74,11 @@ MEANINGS: Final[dict[str, str]] = {
     "limits.in_flight_max": "Publishes that may be sent ahead of their answers.",
     "limits.heartbeat_s": "Send something at least this often; the server does, too.",
     "limits.heartbeat_dead_s": "A peer that sends nothing for so long is gone.",
+    "listed.snapshot": "Behind this position the feed goes on once the list is over; the same in all parts of a list.",
+    "listed.runs": "One run for each object, with one change, in the order of (resource, id) by their UTF-8 bytes.",
+    "listed.last": "true: the list is over.",
+    "listed.head": "With the last part: the end of the feed at this moment. Once it is reached, nothing is to be dropped "
+    "any more.",
     "events.after": "The message covers the feed from the seq after this one …",
     "events.to": "… up to and including this position, and holds *all* events of that range that the filter selects.",
     "events.runs": "The events, in order; absent: none (a bookmark).",
@@ -103,6 +115,7 @@ MEANINGS: Final[dict[str, str]] = {
     "opened.last_number": "The last number that the log holds of this publisher and incarnation.",
     "opened.limits": "Bounds of this connection.",
     "opened.resources": "What the feed declares; absent: every name is allowed.",
+    "opened.snapshot": "true: the feed keeps a snapshot: a `create` or `update` without body is refused.",
     "resource.name": "The kind of object.",
     "resource.fields": "Names of its fields; absent: any.",
     "resource.list": "Where the objects can be listed.",
@@ -130,6 +143,7 @@ _NESTED: Final = {
     "opened.limits": "limits",
     "opened.resources": "resource",
     "events.runs": "run",
+    "listed.runs": "run",
 }
 
 
@@ -141,7 +155,8 @@ def message_schema(name: str) -> Schema:
         schema["oneOf"] = [{"required": ["first"]}, {"required": ["code"]}]
     elif name == "subscribe":
         start = schema["properties"]["start"]
-        start["oneOf"] = [{"required": [part]} for part in start["properties"]]
+        start["oneOf"] = [{"required": [part]} for part in ("at", "position", "time")]
+        start["dependentRequired"] = {"snapshot": ["listed", "at"], "listed": ["snapshot", "at"]}
     return _file(name, MESSAGES[name], schema)
 
 

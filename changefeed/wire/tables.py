@@ -49,6 +49,7 @@ from changefeed.wire.kinds import (
     pairs,
     shown,
     text,
+    two,
 )
 from changefeed.wire.messages import (
     Answer,
@@ -59,6 +60,7 @@ from changefeed.wire.messages import (
     Fault,
     Handled,
     Limits,
+    Listed,
     Open,
     Opened,
     PeerAnswer,
@@ -130,6 +132,10 @@ _CHANGES: Final = Kind(
 def _check_start(start: Start) -> None:
     if sum(part is not None for part in (start.at, start.position, start.time)) != 1:
         raise Wrong('needs exactly one of "at", "position", "time"')
+    if (start.snapshot is None) != (start.listed is None) or (start.snapshot is not None and start.at != "snapshot"):
+        raise Wrong('"snapshot" and "listed" come together, and only with "at": "snapshot"')
+    if start.snapshot is not None and start.snapshot.is_listing:
+        raise Wrong("is not what a list's messages told", "snapshot")
 
 
 def _check_run(run: Run) -> None:
@@ -151,6 +157,19 @@ def _check_events(events: Events) -> None:
         if first <= low or last > high:
             raise Wrong(f"seqs are not in order within ({events.after}, {high}]", f"runs[{index}]")
         low = last
+
+
+def _check_listed(listed: Listed) -> None:
+    for index, run in enumerate(listed.runs):
+        if not isinstance(run.seqs, int) or run.groups is not None:
+            raise Wrong("must be of one object: one seq, no groups", f"runs[{index}]")
+    if listed.last:
+        if listed.head < listed.snapshot.seq:
+            raise Wrong(f"is before snapshot ({listed.snapshot.seq})", "head")
+    elif listed.head:
+        raise Wrong("comes only with the last part", "head")
+    elif not listed.runs:
+        raise Wrong("must not be empty, but for the last part", "runs")
 
 
 def _check_publish(publish: Publish) -> None:
@@ -231,7 +250,13 @@ def _count_changes(payload: bytes, count: int) -> None:
 
 _START = Record(
     Start,
-    {"at": optional(choice("beginning", "now")), "position": optional(POSITION), "time": optional(_SEQ)},
+    {
+        "at": optional(choice("beginning", "now", "snapshot")),
+        "position": optional(POSITION),
+        "time": optional(_SEQ),
+        "snapshot": optional(POSITION),
+        "listed": optional(two(text(1, 64), text(1, ID_BYTES_MAX, printable=False))),
+    },
     _check_start,
 )
 _FILTER = Record(
@@ -305,6 +330,7 @@ def _subscriber_records(payload_name: str, payload: Kind) -> list[Record]:
                 "filter": _FILTER.kind,
                 "groups": BOOLEAN,
                 "client": _NAME_OR_NONE,
+                "whole": _SEQ,
             },
         ),
         Record(
@@ -324,6 +350,16 @@ def _subscriber_records(payload_name: str, payload: Kind) -> list[Record]:
             Events,
             {"after": _SEQ, "to": POSITION, "runs": list_of(_run(payload_name, payload).kind, RUNS_MAX)},
             _check_events,
+        ),
+        Record(
+            Listed,
+            {
+                "snapshot": POSITION,
+                "runs": list_of(_run(payload_name, payload).kind, RUNS_MAX),
+                "last": BOOLEAN,
+                "head": _SEQ,
+            },
+            _check_listed,
         ),
         Record(Handled, {"position": POSITION}),
         Record(Beat, {"epoch": _SEQ, "head": _SEQ, "stale_s": number()}),
@@ -357,6 +393,7 @@ def _publisher_records(payload_name: str, payload: Kind) -> list[Record]:
                 "last_number": _SEQ,
                 "limits": _LIMITS.kind,
                 "resources": list_of(_RESOURCE.kind, DECLARED_RESOURCES_MAX),
+                "snapshot": BOOLEAN,
             },
         ),
         Record(

@@ -131,7 +131,10 @@ WRONG: list[tuple[dict[Any, Any], str]] = [
     (SUBSCRIBE | {"start": "now"}, "subscribe.start: must be a map"),
     (SUBSCRIBE | {"start": {}}, "subscribe.start: needs exactly one"),
     (SUBSCRIBE | {"start": {"at": "now", "time": 5}}, "subscribe.start: needs exactly one"),
-    (SUBSCRIBE | {"start": {"at": "later"}}, "subscribe.start.at: must be one of beginning, now, got 'later'"),
+    (
+        SUBSCRIBE | {"start": {"at": "later"}},
+        "subscribe.start.at: must be one of beginning, now, snapshot, got 'later'",
+    ),
     (SUBSCRIBE | {"start": {"time": -1}}, "subscribe.start.time: must be from"),
     (SUBSCRIBE | {"filter": []}, "subscribe.filter: must be a map, got a list of 0"),
     (SUBSCRIBE | {"filter": {"resources": ["vm"]}}, "subscribe.filter.resources: must be a map"),
