@@ -246,7 +246,7 @@ SNAPSHOT: Final[tuple[tuple[Who, Any], ...]] = (
     ("note", "A list of the latest event of each object, then the feed from there on."),
     ("client", m.Subscribe(FEED, m.Start(at="snapshot"), "mirror@node3")),
     ("server", m.Subscribed(FEED, "broker-1", "8f2c11d0", _LISTING, position(42), "broker-2", 7, LIMITS)),
-    ("note", "The list stands at seq 40. The nic changed later, at seq 42: events of it up to there are to be dropped."),
+    ("note", "The list stands at seq 40. The nic changed later, at seq 42: drop its events up to there."),
     ("server", m.Listed(_SNAPSHOT, (_one(12, OTHER), _one(42, _ADDRESSED)), False)),
     ("note", "The connection breaks. The list goes on behind its last object, at any instance."),
     ("client",
@@ -254,8 +254,8 @@ SNAPSHOT: Final[tuple[tuple[Who, Any], ...]] = (
     ("server", m.Subscribed(FEED, "broker-2", "02d99e5b", _LISTING, position(43), "broker-2", 7, LIMITS)),
     ("note", "The last part: the position is 40 now, and the end of the feed was 43 at this moment."),
     ("server", m.Listed(_SNAPSHOT, (_one(39, STARTED),), True, 43)),
-    ("note", "41 and 42 created and changed the nic: dropped. 43 deletes the vm: applied. Only now, with the head of the "
-             "list reached, a position is saved."),
+    ("note", "41 and 42 created and changed the nic: dropped. 43 deletes the vm: applied. The list's head is reached: only "
+             "now a position is saved."),
     ("server", m.Events(40, position(43), (_run(41, None, NEW_NIC, _ADDRESSED, DELETED),))),
     ("client", m.Handled(position(43))),
 )  # fmt: skip

@@ -77,8 +77,8 @@ MEANINGS: Final[dict[str, str]] = {
     "listed.snapshot": "Behind this position the feed goes on once the list is over; the same in all parts of a list.",
     "listed.runs": "One run for each object, with one change, in the order of (resource, id) by their UTF-8 bytes.",
     "listed.last": "true: the list is over.",
-    "listed.head": "With the last part: the end of the feed at this moment. Once it is reached, nothing is to be dropped "
-    "any more.",
+    "listed.head": "With the last part: the end of the feed at this moment. Once it is reached, nothing is to be "
+    "dropped any more.",
     "events.after": "The message covers the feed from the seq after this one …",
     "events.to": "… up to and including this position, and holds *all* events of that range that the filter selects.",
     "events.runs": "The events, in order; absent: none (a bookmark).",
