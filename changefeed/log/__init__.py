@@ -17,8 +17,9 @@ been; the caller ends its term and goes through election, fence and recovery. `L
 `LogFormatUnknown`: the caller stops serving this feed and does not contend.
 
 **Cancellation.** Reads may be cancelled at any time. Writes (`append`, `fence`, `open_publisher`, `trim`,
-`set_settings`) run to their end once begun (shielded) and return their result; the cancellation is delivered at the
-caller's next checkpoint. Cancelled before they began, they have done nothing; `trim` may stop between two of its steps.
+`fold`, `set_settings`) run to their end once begun (shielded) and return their result; the cancellation is delivered
+at the caller's next checkpoint. Cancelled before they began, they have done nothing; `trim` and a `fold` that begins
+anew may stop between two of their steps.
 
 A mistake of the caller's code (entries that are not dense, times that decrease) is a ValueError: nothing was written.
 """
@@ -34,6 +35,8 @@ from changefeed.change import FeedSettings, Position
 from changefeed.errors import CannotResume, FuturePosition, OtherLineage, PositionTooOld
 
 FORMAT: Final = 1
+#: What names an object in a feed: (resource, id).
+Key = tuple[str, str]
 #: The publisher of what is moved in from an application's own transactions; clients may not use this id.
 OUTBOX: Final = "outbox"
 
@@ -274,30 +277,38 @@ class FeedLog(Protocol):
         """Drop whole entries with last_seq <= up_to_seq; returns the new floor's seq. The floor row (seq, epoch, term,
         digest) is written in the same transaction; EpochRecords below the one that covers the floor go. So does a
         publisher's state whose last_seq is trimmed, unless it was opened at or after the new floor (a quiet newcomer
-        is not forgotten before a whole retention has passed); so do the snapshot's tombstones up to the new floor. A store may do it in steps. Raises Fenced,
-        LogUnavailable, AppendOutcomeUnknown."""
+        is not forgotten before a whole retention has passed); so do the snapshot's tombstones up to the new floor. A
+        store may do it in steps. Raises Fenced, LogUnavailable, AppendOutcomeUnknown."""
 
     # ---- the snapshot: the latest event of each object, folded out of the entries by whoever leads
 
     async def fold(
-        self, epoch: int, term: str, after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[tuple[str, str]],
+        self, epoch: int, term: str, after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[Key],
         *, versioned: bool,
     ) -> None:  # fmt: skip
         """Bring the snapshot from seq `after` to seq `to`, in one transaction: rows are put in place of what stood of
         their objects, the objects in `gone` are dropped, `Look.folded` is `to`, `Look.versioned` is set if `versioned`.
 
-        after None: begin anew: every row goes first, whatever was folded, and `versioned` is what is given. rows and
-        gone name an object once. Raises TailMoved if `after` is not `Look.folded` (nothing written), Fenced,
-        LogFull, LogUnavailable, AppendOutcomeUnknown; ValueError if `to` is not a seq from the floor to the tail.
+        after None: begin anew: every row goes first, whatever was folded, and `versioned` is what is given. Where there
+        are many of them, a store may drop them in steps before: meanwhile, and if it ends there, nothing is folded
+        (`Look.folded` is None).
+        rows and gone name an object once; a row without payload (a tombstone) has a version. Room that is kept free
+        for appends may be used: retention waits for this. Raises TailMoved if `after` is not `Look.folded` (nothing
+        written), Fenced, LogFull, LogUnavailable, AppendOutcomeUnknown; ValueError if `to` is not a seq from the floor
+        to the tail, or below `after`.
         """
 
-    async def latest(self, keys: Sequence[tuple[str, str]]) -> list[Latest]:
-        """The rows of these objects (at most 10,000), tombstones too, in any order; what the snapshot does not hold is
-        left out."""
+    async def latest(self, keys: Sequence[Key]) -> list[Latest]:
+        """The rows of these objects (at most LATEST_MAX of rules.py), tombstones too, in any order; what the snapshot
+        does not hold is left out."""
 
-    async def list_latest(self, after: tuple[str, str] | None, max_bytes: int) -> list[Latest]:
+    async def list_latest(self, after: Key | None, max_bytes: int, *, at: int | None = None) -> list[Latest]:
         """Rows with a payload, in the order of (resource, id) by their UTF-8 bytes, from the first one above `after`
-        on: at least one, then while their payloads fit; [] at the end."""
+        on: at least one, then while their payloads fit; [] at the end.
+
+        at: raise TailMoved if what is folded is nothing, or below this seq: then the snapshot was begun anew since the
+        seq was seen, and pages read before and after that are not of one list.
+        """
 
     async def settings(self) -> FeedSettings: ...
 

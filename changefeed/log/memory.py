@@ -29,13 +29,14 @@ from changefeed.errors import (
     TrimmedAway,
     UnknownFeed,
 )
-from changefeed.log import FORMAT, EpochRecord, Fence, Latest, Look, Outbox, PublisherState
+from changefeed.log import FORMAT, EpochRecord, Fence, Key, Latest, Look, Outbox, PublisherState
 from changefeed.log.rules import (
     EPOCHS_KEPT,
     check_entries,
     check_fold,
     check_folded,
     check_keys,
+    check_listed,
     check_time,
     fence_refused,
     fenced,
@@ -73,7 +74,7 @@ class _Feed:
     publishers: dict[str, _Known] = field(default_factory=dict)
     batches: dict[tuple[str, int], list[Entry]] = field(default_factory=dict)  # by publisher and incarnation
     incarnations: int = 0
-    rows: dict[tuple[str, str], Latest] = field(default_factory=dict)
+    rows: dict[Key, Latest] = field(default_factory=dict)
     folded: int | None = None
     versioned: bool = False
 
@@ -364,7 +365,7 @@ class MemoryFeedLog:
         return floor
 
     async def fold(
-        self, epoch: int, term: str, after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[tuple[str, str]],
+        self, epoch: int, term: str, after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[Key],
         *, versioned: bool,
     ) -> None:  # fmt: skip
         check_fold(after, to, rows, gone)
@@ -382,13 +383,14 @@ class MemoryFeedLog:
             data.versioned = data.versioned or versioned
             await self._end("fold")
 
-    async def latest(self, keys: Sequence[tuple[str, str]]) -> list[Latest]:
+    async def latest(self, keys: Sequence[Key]) -> list[Latest]:
         check_keys(keys)
         data = await self._begin("latest")
         return [data.rows[key] for key in dict.fromkeys(keys) if key in data.rows]
 
-    async def list_latest(self, after: tuple[str, str] | None, max_bytes: int) -> list[Latest]:
+    async def list_latest(self, after: Key | None, max_bytes: int, *, at: int | None = None) -> list[Latest]:
         data = await self._begin("list_latest")
+        check_listed(self.feed, data.folded, at)
         found: list[Latest] = []
         size = 0
         # Text is compared by code points here, which is the order of its UTF-8 bytes.

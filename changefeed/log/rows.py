@@ -1,6 +1,7 @@
-"""The way between an entry and its row, the same in every store that keeps rows (pure). A bad row is LogDamaged.
+"""The way between an entry, or the latest event of an object, and its row, the same in every store that keeps rows
+(pure). A bad row is LogDamaged.
 
-Columns, in this order: last_seq, seq, epoch, term, time, publisher, incarnation, after, number, sizes, batch_digest,
+Columns of an entry, in this order: last_seq, seq, epoch, term, time, publisher, incarnation, after, number, sizes, batch_digest,
 digest, payload. sizes: the number of changes of each group, four bytes each, big-endian.
 """
 
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from changefeed.batch import Entry, batch_digest, chain
 from changefeed.errors import LogDamaged
+from changefeed.log import Latest
 
 _ENTRY_TYPES: Final = (int, int, int, str, int, str, int, int, int, bytes, bytes, bytes, bytes)
 
@@ -57,6 +59,34 @@ def entry_of(feed: str, row: tuple[Any, ...]) -> Entry:
     if batch_digest(sizes, payload) != stored:
         raise LogDamaged(f"entry {seq} of feed {feed}: its bytes do not match their digest")
     return Entry(epoch, term, seq, time, publisher, incarnation, after, number, sizes, payload, stored, digest)
+
+
+_LATEST_TYPES: Final = (str, str, int, int, str, int, str, int, bytes)
+
+
+def latest_row(row: Latest) -> tuple[Any, ...]:
+    return (
+        row.resource,
+        row.id,
+        row.seq,
+        row.epoch,
+        row.term,
+        row.time,
+        row.publisher,
+        row.version,
+        row.payload,
+    )
+
+
+def latest_of(feed: str, row: tuple[Any, ...]) -> Latest:
+    """A row of the snapshot: resource, id, seq, epoch, term, time, publisher, version, payload; the last two or one of
+    them may be NULL."""
+    version, payload = row[7:]
+    filled = (*row[:7], 0 if version is None else version, b"" if payload is None else payload)
+    one(feed, filled, "row of its snapshot", _LATEST_TYPES)
+    if version is None and payload is None:
+        raise LogDamaged(f"the log of feed {feed} holds a row of its snapshot without version and payload")
+    return Latest(*row)
 
 
 def follow(feed: str, lineage: str, seq: int, digest: bytes, entry: Entry) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from changefeed.batch import Entry, Tail
 from changefeed.change import SEQ_MAX, FeedSettings, Resource
 from changefeed.errors import Fenced, TailMoved
-from changefeed.log import Fence, Latest
+from changefeed.log import Fence, Key, Latest
 from changefeed.settings import Settings
 
 #: Epoch records kept at most, not counting terms that the log holds entries of: those go with their entries.
@@ -51,7 +51,7 @@ def check_time(tail: Tail, first: Entry) -> None:
 LATEST_MAX: Final = 10_000
 
 
-def check_fold(after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[tuple[str, str]]) -> None:
+def check_fold(after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[Key]) -> None:
     """Raise ValueError unless the arguments are what `FeedLog.fold` asks for, as far as they alone can tell."""
     if after is not None and not 0 <= after <= to:
         raise ValueError(f"a fold goes forward, not from seq {after} to seq {to}")
@@ -76,7 +76,14 @@ def check_folded(feed: str, folded: int | None, after: int | None, to: int, floo
         raise ValueError(f"a fold ends between floor and tail, {floor} and {tail}, not at seq {to}")
 
 
-def check_keys(keys: Sequence[tuple[str, str]]) -> None:
+def check_listed(feed: str, folded: int | None, at: int | None) -> None:
+    """Raise TailMoved if the snapshot does not hold (any more) what it held at seq `at`."""
+    if at is not None and (folded is None or folded < at):
+        stands = "nothing is folded" if folded is None else f"it is folded up to seq {folded}"
+        raise TailMoved(f"the snapshot of feed {feed} was begun anew: {stands}, not up to {at}")
+
+
+def check_keys(keys: Sequence[Key]) -> None:
     """Raise ValueError for more objects than `FeedLog.latest` may be asked for at once."""
     if len(keys) > LATEST_MAX:
         raise ValueError(f"latest is asked for {len(keys):,} objects at once; the limit is {LATEST_MAX:,}")

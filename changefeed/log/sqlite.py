@@ -4,6 +4,7 @@
     sqlite_file.py     one feed's file, synchronously: connections, transactions, checkpoints, errors
     sqlite_write.py    what each writing transaction does    sqlite_read.py    what each reading one does
     sqlite_schema.py   tables and rows                       sqlite_io.py      locks, identity, disk, mounts
+    sqlite_snapshot.py the latest event of each object: its tables, and what is read and written of them
 
 Blocking calls run in worker threads under limiters of their own, so that catch-up reads hold up neither appends nor
 looks: one writer, READERS readers, one look, one checkpoint at a time.
@@ -25,8 +26,8 @@ import trio.to_thread
 from changefeed.batch import Entry
 from changefeed.change import FEED_NAME, FeedSettings, check_feed_name
 from changefeed.errors import BadUrl, LogUnavailable
-from changefeed.log import Fence, Look, Outbox, PublisherState
-from changefeed.log.rules import check_entries
+from changefeed.log import Fence, Key, Latest, Look, Outbox, PublisherState
+from changefeed.log.rules import check_entries, check_fold, check_keys
 from changefeed.log.sqlite_file import READERS, FeedFile
 from changefeed.log.sqlite_io import refuse_network
 from changefeed.ports import World
@@ -190,6 +191,22 @@ class SqliteFeedLog:
         while more:
             floor, more = await self._write(self._file.trim_some, epoch, term, up_to_seq)
         return floor
+
+    async def fold(
+        self, epoch: int, term: str, after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[Key],
+        *, versioned: bool,
+    ) -> None:  # fmt: skip
+        """Where it begins anew, many rows are dropped in several short transactions before."""
+        check_fold(after, to, rows, gone)
+        while await self._write(self._file.fold_some, epoch, term, after, to, rows, gone, versioned):
+            pass
+
+    async def latest(self, keys: Sequence[Key]) -> list[Latest]:
+        check_keys(keys)
+        return await self._read(self._file.latest, keys)
+
+    async def list_latest(self, after: Key | None, max_bytes: int, *, at: int | None = None) -> list[Latest]:
+        return await self._read(self._file.list_latest, after, max_bytes, at)
 
     async def settings(self) -> FeedSettings:
         return await self._read(self._file.settings)

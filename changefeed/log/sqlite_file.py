@@ -31,8 +31,9 @@ from changefeed.errors import (
     LogUnavailable,
     UnknownFeed,
 )
-from changefeed.log import Fence, Look, PublisherState
+from changefeed.log import Fence, Key, Latest, Look, PublisherState
 from changefeed.log import sqlite_read as rows
+from changefeed.log import sqlite_snapshot as snapshot
 from changefeed.log import sqlite_write as changes
 from changefeed.log.rules import dump_settings, room_needed
 from changefeed.log.sqlite_io import (
@@ -109,6 +110,7 @@ class FeedFile:
             self._lay_out(create)
             self._turn = Turn(os.path.join(self.directory, f"{self.feed}.turn"))
             self._mend()
+            self._add_tables()
             look = rows.check_opening if check else rows.look
             found = self._read(lambda connection: look(connection, self.feed))
         except BaseException:
@@ -149,11 +151,21 @@ class FeedFile:
                 create_tables(
                     connection, self.feed, lineage, self._world.wall_ms(), start, dump_settings(FeedSettings())
                 )
+                snapshot.create_snapshot_tables(connection)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+    def _add_tables(self) -> None:
+        """What a file of release 0.1.0 lacks. After `_mend`, since a commit may copy the write-ahead log."""
+        if not self._read(snapshot.has_snapshot_tables):
+            try:
+                with self._transaction("open") as connection:
+                    snapshot.create_snapshot_tables(connection)
+            except AppendOutcomeUnknown as error:
+                raise LogUnavailable(f"the tables of the snapshot could not be added: {error}") from error
 
     def _connect_writer(self, create: bool) -> sqlite3.Connection:
         # The leader checkpoints beside its appends (`maintain`); this is the bound where nobody does.
@@ -329,6 +341,12 @@ class FeedFile:
     def find_batch(self, publisher: str, incarnation: int, number: int) -> Entry | None:
         return self._read(lambda connection: rows.find_batch(connection, self.feed, publisher, incarnation, number))
 
+    def latest(self, keys: Sequence[Key]) -> list[Latest]:
+        return self._read(lambda connection: snapshot.latest(connection, self.feed, keys))
+
+    def list_latest(self, after: Key | None, max_bytes: int, at: int | None) -> list[Latest]:
+        return self._read(lambda connection: snapshot.list_latest(connection, self.feed, after, max_bytes, at))
+
     def settings(self) -> FeedSettings:
         return self._read(lambda connection: rows.read_settings(connection, self.feed))
 
@@ -397,7 +415,7 @@ class FeedFile:
         if code_of(error) == IOERR:
             # Nothing of this one is stored, but a leader must not go on: its term ends as after an unknown outcome.
             return AppendOutcomeUnknown(f"{what}: {found}; the log is closed until it is fenced again")
-        if isinstance(found, LogFull) and what not in ("append", "open_publisher"):
+        if isinstance(found, LogFull) and what not in ("append", "open_publisher", "fold"):
             # LogFull is what publishers are refused with; a fence or a trim that finds no room just waits for it.
             return LogUnavailable(f"{what}: {found}")
         return found
@@ -513,6 +531,14 @@ class FeedFile:
         self._refuse_after_failure("trim")
         with self._transaction("trim") as connection:
             return changes.trim_some(connection, self.feed, epoch, term, up_to_seq)
+
+    def fold_some(
+        self, epoch: int, term: str, after: int | None, to: int, latest: Sequence[Latest], gone: Sequence[Key],
+        versioned: bool,
+    ) -> bool:  # fmt: skip
+        self._refuse_after_failure("fold")
+        with self._transaction("fold") as connection:
+            return changes.fold_some(connection, self.feed, epoch, term, after, to, latest, gone, versioned)
 
     def set_settings(self, settings: FeedSettings) -> FeedSettings:
         self._refuse_after_failure("set_settings")

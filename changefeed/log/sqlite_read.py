@@ -27,6 +27,7 @@ from changefeed.log.sqlite_schema import (
     publisher_of,
     read_end,
 )
+from changefeed.log.sqlite_snapshot import read_folded
 
 #: What opening checks of the digest chain: so many entries, unless they are large: then at least so many bytes.
 OPENING_ENTRIES: Final = 1000
@@ -93,7 +94,8 @@ def look(connection: sqlite3.Connection, feed: str) -> Look:
         epoch_of(feed, found)
         for found in connection.execute("SELECT epoch, term, first, time, instance, why FROM epochs ORDER BY epoch")
     )
-    return Look(lineage, tail, floor, fence, epochs, incarnations, version, size)
+    folded, versioned = read_folded(connection, feed)
+    return Look(lineage, tail, floor, fence, epochs, incarnations, version, size, folded, versioned)
 
 
 def read_settings(connection: sqlite3.Connection, feed: str) -> FeedSettings:
@@ -220,6 +222,8 @@ def check_opening(connection: sqlite3.Connection, feed: str) -> Look:
     found = look(connection, feed)
     if found.floor.seq > found.tail.seq:
         raise LogDamaged(f"the log of feed {feed} begins at seq {found.floor.seq} and ends before, at {found.tail.seq}")
+    if found.folded is not None and found.folded > found.tail.seq:
+        raise LogDamaged(f"the log of feed {feed} is folded up to seq {found.folded} and ends at {found.tail.seq}")
     if found.epochs and (found.epochs[-1].epoch, found.epochs[-1].term) != (found.fence.epoch, found.fence.term):
         raise LogDamaged(f"the log of feed {feed}: its fence and its history of terms disagree")
     if not found.epochs and found.fence.epoch:

@@ -14,7 +14,8 @@ from typing import Final
 from changefeed.batch import ENTRY_OVERHEAD, Entry
 from changefeed.change import FeedSettings
 from changefeed.errors import SettingsConflict, TailMoved, TooManyPublishers
-from changefeed.log import Fence, Look, PublisherState
+from changefeed.log import Fence, Key, Latest, Look, PublisherState
+from changefeed.log import sqlite_snapshot as snapshot
 from changefeed.log.rows import entry_row, one
 from changefeed.log.rules import EPOCHS_KEPT, check_time, dump_settings, fence_refused, fenced
 from changefeed.log.sqlite_read import look, publisher_state, read_fence, read_settings
@@ -153,11 +154,28 @@ def trim_some(connection: sqlite3.Connection, feed: str, epoch: int, term: str, 
             " WHERE name = 'floor'",
             (*last[:5], size + dropped * ENTRY_OVERHEAD),
         )
+    snapshot.drop_tombstones(connection, seq)
     if not more:
         # The epoch that covers the floor stays: positions at the floor are still judged by it.
         connection.execute("DELETE FROM epochs WHERE epoch < (SELECT max(epoch) FROM epochs WHERE first <= ?)", (seq,))
         connection.execute("DELETE FROM publishers WHERE last_seq <= ? AND opened < ?", (seq, seq))
     return seq, more
+
+
+def fold_some(
+    connection: sqlite3.Connection,
+    feed: str,
+    epoch: int,
+    term: str,
+    after: int | None,
+    to: int,
+    rows: Sequence[Latest],
+    gone: Sequence[Key],
+    versioned: bool,
+) -> bool:
+    """See sqlite_snapshot.fold_some."""
+    check_fence(connection, feed, epoch, term)
+    return snapshot.fold_some(connection, feed, after, to, rows, gone, versioned)
 
 
 def set_settings(connection: sqlite3.Connection, feed: str, settings: FeedSettings) -> FeedSettings:
