@@ -1,8 +1,8 @@
 """The way between an entry, or the latest event of an object, and its row, the same in every store that keeps rows
 (pure). A bad row is LogDamaged.
 
-Columns of an entry, in this order: last_seq, seq, epoch, term, time, publisher, incarnation, after, number, sizes, batch_digest,
-digest, payload. sizes: the number of changes of each group, four bytes each, big-endian.
+Columns of an entry, in this order: last_seq, seq, epoch, term, time, publisher, incarnation, after, number, sizes,
+batch_digest, digest, payload. sizes: the number of changes of each group, four bytes each, big-endian.
 """
 
 from __future__ import annotations
