@@ -28,12 +28,12 @@ import trio.to_thread
 
 from changefeed.batch import Entry
 from changefeed.change import FeedSettings, check_feed_name
-from changefeed.log import Fence, Look, Moved, Outbox, PublisherState
+from changefeed.log import Fence, Key, Latest, Look, Moved, Outbox, PublisherState
 from changefeed.log.postgresql.connections import Link, Server
 from changefeed.log.postgresql.feed import READERS, FeedRows
 from changefeed.log.postgresql.layout import check_layout
 from changefeed.log.postgresql.wakeup import Waker
-from changefeed.log.rules import check_entries
+from changefeed.log.rules import check_entries, check_fold, check_keys
 from changefeed.ports import World
 from changefeed.settings import Settings
 
@@ -165,6 +165,22 @@ class PostgresqlFeedLog:
         while more:
             floor, more = await self._write(self._rows.trim_some, epoch, term, up_to_seq)
         return floor
+
+    async def fold(
+        self, epoch: int, term: str, after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[Key],
+        *, versioned: bool,
+    ) -> None:  # fmt: skip
+        """Where it begins anew, many rows are dropped in several short transactions before."""
+        check_fold(after, to, rows, gone)
+        while await self._write(self._rows.fold_some, epoch, term, after, to, rows, gone, versioned):
+            pass
+
+    async def latest(self, keys: Sequence[Key]) -> list[Latest]:
+        check_keys(keys)
+        return await self._read(self._rows.latest, keys)
+
+    async def list_latest(self, after: Key | None, max_bytes: int, *, at: int | None = None) -> list[Latest]:
+        return await self._read(self._rows.list_latest, after, max_bytes, at)
 
     async def settings(self) -> FeedSettings:
         return await self._read(self._rows.settings)

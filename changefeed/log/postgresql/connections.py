@@ -272,7 +272,7 @@ class Link:
 
     def _undone(self, error: psycopg.Error, what: str) -> ChangefeedError:
         found = self._server.meaning(error, what)
-        if isinstance(found, LogFull) and what not in ("append", "open_publisher"):
+        if isinstance(found, LogFull) and what not in ("append", "open_publisher", "fold"):
             # LogFull is what publishers are refused with; a fence or a trim that finds no room just waits for it.
             return LogUnavailable(str(found))
         return found

@@ -22,12 +22,21 @@ from changefeed.errors import (
     TrimmedAway,
     UnknownFeed,
 )
-from changefeed.log import FORMAT, Fence, Look, Moved, PublisherState
+from changefeed.log import FORMAT, Fence, Key, Latest, Look, Moved, PublisherState
 from changefeed.log.postgresql import outbox, rows
 from changefeed.log.postgresql.connections import Link, Server, pause
 from changefeed.log.postgresql.layout import check_layout
-from changefeed.log.rows import entry_of, entry_row, follow
-from changefeed.log.rules import EPOCHS_KEPT, dump_settings, fence_refused, fenced, load_settings, too_old
+from changefeed.log.rows import entry_of, entry_row, follow, latest_row
+from changefeed.log.rules import (
+    EPOCHS_KEPT,
+    check_folded,
+    check_listed,
+    dump_settings,
+    fence_refused,
+    fenced,
+    load_settings,
+    too_old,
+)
 from changefeed.ports import World
 from changefeed.settings import Settings
 
@@ -35,6 +44,9 @@ READERS: Final = 4
 #: What one transaction of a trim drops at most: appends and fences wait for it.
 TRIM_ENTRIES: Final = 2000
 TRIM_BYTES: Final = 4 * 2**20
+#: What one transaction drops at most where folding begins anew.
+CLEAR_ROWS: Final = 5000
+CLEAR_BYTES: Final = 4 * 2**20
 #: What opening checks of the digest chain.
 OPENING_BYTES: Final = 64 * 2**20
 OPENING_ENTRIES: Final = 1000
@@ -94,6 +106,10 @@ class FeedRows:
 
     def _check_end(self, look: Look) -> None:
         """Check what can be told without reading everything: the tail row against the last entries, and their chain."""
+        if look.folded is not None and look.folded > look.tail.seq:
+            raise LogDamaged(
+                f"the log of feed {self.feed} is folded up to seq {look.folded} and ends at {look.tail.seq}"
+            )
         if look.floor.seq > look.tail.seq:
             raise LogDamaged(
                 f"the log of feed {self.feed} begins at seq {look.floor.seq} and ends before, at {look.tail.seq}"
@@ -253,6 +269,22 @@ class FeedRows:
         entry = entry_of(self.feed, found[0])
         return entry if number < entry.number + entry.count else None
 
+    def latest(self, keys: Sequence[Key]) -> list[Latest]:
+        wanted = dict.fromkeys(keys)
+        found = self._ask(
+            "latest", rows.LATEST, [key[0] for key in wanted], [key[1].encode() for key in wanted], self.id
+        )
+        return [rows.latest_of(self.feed, row) for row in found]
+
+    def list_latest(self, after: Key | None, max_bytes: int, at: int | None) -> list[Latest]:
+        # No resource is empty: ("", "") is below all keys.
+        resource, id = ("", "") if after is None else after
+        found = self._ask("list_latest", rows.LIST_LATEST, resource, id.encode(), max_bytes, self.id)
+        if not found:
+            raise LogDamaged(f"the log of feed {self.feed} holds no head")
+        check_listed(self.feed, found[0][0], at)
+        return [rows.latest_of(self.feed, row[1:]) for row in found if row[1] is not None]
+
     def settings(self) -> FeedSettings:
         found = self._ask("settings", "SELECT value, version FROM changefeed.settings WHERE feed_id = %s", self.id)
         if not found:
@@ -375,6 +407,25 @@ class FeedRows:
         )
         self._refusal(outcome, epoch, term, rows.Head.of(found))
         return int(floor), bool(more)
+
+    def fold_some(
+        self, epoch: int, term: str, after: int | None, to: int, latest: Sequence[Latest], gone: Sequence[Key],
+        versioned: bool,
+    ) -> bool:  # fmt: skip
+        """See FeedLog.fold. True: it begins anew, there were many rows to drop, and it is to be called again."""
+        columns = [list(column) for column in zip(*map(latest_row, latest), strict=True)] or [[]] * 9
+        columns[1] = [id.encode() for id in columns[1]]
+        outcome, more, *found = self._write(
+            "fold",
+            rows.FOLD,
+            *(self.id, epoch, term, after, to, *columns),
+            *([key[0] for key in gone], [key[1].encode() for key in gone], versioned, CLEAR_ROWS, CLEAR_BYTES),
+        )
+        head = rows.Head.of(found)
+        self._refusal(outcome, epoch, term, head)
+        if outcome != "stored":
+            check_folded(self.feed, head.folded, after, to, head.floor.seq, head.tail.seq)
+        return bool(more)
 
     def set_settings(self, settings: FeedSettings) -> FeedSettings:
         value = dump_settings(settings)

@@ -3,6 +3,7 @@
 -- heads      one row per feed: fence, tail, floor, counters. It is the feed's only lock: every write locks it first and
 --            compares what it finds, then writes in *later* statements, whose snapshots are younger than the wait.
 -- entries    one row per entry, keyed by its last seq
+-- objects    the snapshot: one row per object (resource, id), up to the head's `folded`
 -- publishers, epochs, settings: as docs/internals/architecture.md says of every store
 -- renewals   when the fence's holder was last alive: beside the head, so that saying so waits for no append
 --
@@ -48,7 +49,10 @@ CREATE TABLE changefeed.heads (
     bytes bigint NOT NULL DEFAULT 0,
     -- A transaction of the outbox that is larger than a group and of which a part has been moved: it goes on first.
     outbox_open bigint,
-    outbox_part integer NOT NULL DEFAULT 0
+    outbox_part integer NOT NULL DEFAULT 0,
+    -- Up to which seq the entries are in changefeed.objects. NULL: what stands there is nobody's.
+    folded bigint,
+    versioned boolean NOT NULL DEFAULT false
     -- The row is written by every append: room on its page keeps the update there, and its page's dead rows go at once.
 ) WITH (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 
@@ -106,6 +110,32 @@ CREATE TABLE changefeed.settings (
     feed_id integer PRIMARY KEY REFERENCES changefeed.feeds,
     version bigint NOT NULL DEFAULT 0,
     value text NOT NULL
+);
+
+-- The latest event of each object. Keys are compared by their UTF-8 bytes. id is bytea: an id may hold a zero, which
+-- text cannot. payload NULL: a tombstone. No index but the key, and room on each page: so an update stays on its page.
+CREATE TABLE changefeed.objects (
+    feed_id integer NOT NULL,
+    resource text COLLATE "C" NOT NULL,
+    id bytea NOT NULL,
+    seq bigint NOT NULL,
+    epoch bigint NOT NULL,
+    term text NOT NULL,
+    time bigint NOT NULL,
+    publisher text NOT NULL,
+    version bigint,
+    payload bytea,
+    PRIMARY KEY (feed_id, resource, id)
+) WITH (fillfactor = 80);
+ALTER TABLE changefeed.objects ALTER COLUMN payload SET STORAGE EXTERNAL;
+
+-- Which rows may be tombstones, by seq, for trim: some have been replaced since.
+CREATE TABLE changefeed.tombstones (
+    feed_id integer NOT NULL,
+    seq bigint NOT NULL,
+    resource text COLLATE "C" NOT NULL,
+    id bytea NOT NULL,
+    PRIMARY KEY (feed_id, seq, resource, id)
 );
 
 -- One consistent look: a single statement, hence a single snapshot.
@@ -347,6 +377,111 @@ BEGIN
         DELETE FROM changefeed.publishers p
          WHERE p.feed_id = p_feed AND p.last_seq <= trim_some.floor AND p.opened < trim_some.floor;
     END IF;
+    WITH past AS (
+        DELETE FROM changefeed.tombstones t WHERE t.feed_id = p_feed AND t.seq <= trim_some.floor
+        RETURNING t.resource, t.id, t.seq
+    )
+    DELETE FROM changefeed.objects o USING past
+     WHERE o.feed_id = p_feed AND o.resource = past.resource AND o.id = past.id AND o.seq = past.seq
+       AND o.payload IS NULL;
+END $$;
+
+-- Brings the snapshot from one seq to another. `more`: it begins anew, and there were more rows to drop than one
+-- transaction should, since appends and fences wait for it: nothing is folded now, and it is to be called again.
+CREATE FUNCTION changefeed.fold(p_feed integer, p_epoch bigint, p_term text, p_after bigint, p_to bigint,
+                                p_resources text[], p_ids bytea[], p_seqs bigint[], p_epochs bigint[], p_terms text[],
+                                p_times bigint[], p_publishers text[], p_versions bigint[], p_payloads bytea[],
+                                g_resources text[], g_ids bytea[], p_versioned boolean, p_rows integer, p_bytes bigint,
+                                OUT outcome text, OUT head changefeed.heads, OUT more boolean)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_locked record;
+BEGIN
+    SELECT * INTO STRICT v_locked FROM changefeed.locked(p_feed, p_epoch, p_term);
+    outcome := v_locked.outcome;
+    head := v_locked.head;
+    more := false;
+    IF outcome = 'fenced' THEN
+        RETURN;
+    ELSIF p_after IS NOT NULL AND p_after IS DISTINCT FROM head.folded THEN
+        outcome := 'tail-moved';
+        RETURN;
+    ELSIF p_to NOT BETWEEN head.floor_seq AND head.tail_seq THEN
+        outcome := 'range';
+        RETURN;
+    END IF;
+    IF p_after IS NULL THEN
+        more := changefeed.clear_some(p_feed, p_rows, p_bytes);
+        IF more THEN
+            UPDATE changefeed.heads h SET folded = NULL, versioned = false WHERE h.feed_id = p_feed;
+            RETURN;
+        END IF;
+    END IF;
+    INSERT INTO changefeed.objects (feed_id, resource, id, seq, epoch, term, time, publisher, version, payload)
+        SELECT p_feed, n.*
+          FROM unnest(p_resources, p_ids, p_seqs, p_epochs, p_terms, p_times, p_publishers, p_versions, p_payloads) n
+        ON CONFLICT (feed_id, resource, id) DO UPDATE SET seq = excluded.seq, epoch = excluded.epoch,
+            term = excluded.term, time = excluded.time, publisher = excluded.publisher, version = excluded.version,
+            payload = excluded.payload;
+    INSERT INTO changefeed.tombstones (feed_id, seq, resource, id)
+        SELECT p_feed, n.seq, n.resource, n.id
+          FROM unnest(p_seqs, p_resources, p_ids, p_payloads) AS n (seq, resource, id, payload)
+         WHERE n.payload IS NULL
+        ON CONFLICT DO NOTHING;
+    DELETE FROM changefeed.objects o USING unnest(g_resources, g_ids) AS g (resource, id)
+     WHERE o.feed_id = p_feed AND o.resource = g.resource AND o.id = g.id;
+    UPDATE changefeed.heads h SET folded = p_to,
+           versioned = p_versioned OR (h.versioned AND p_after IS NOT NULL)
+     WHERE h.feed_id = p_feed;
+END $$;
+
+-- Drops some rows of a feed's snapshot; returns whether there are more.
+CREATE FUNCTION changefeed.clear_some(p_feed integer, p_rows integer, p_bytes bigint) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM changefeed.objects o USING (
+        SELECT s.*, sum(s.size) OVER (ORDER BY s.resource, s.id) AS running
+          FROM (SELECT b.resource, b.id, coalesce(octet_length(b.payload), 0) AS size FROM changefeed.objects b
+                 WHERE b.feed_id = p_feed ORDER BY b.resource, b.id LIMIT p_rows) s) t
+     WHERE o.feed_id = p_feed AND o.resource = t.resource AND o.id = t.id
+       AND (t.running <= p_bytes OR t.running = t.size);
+    DELETE FROM changefeed.tombstones o USING (
+        SELECT b.seq, b.resource, b.id FROM changefeed.tombstones b WHERE b.feed_id = p_feed ORDER BY b.seq
+         LIMIT p_rows) t
+     WHERE o.feed_id = p_feed AND o.seq = t.seq AND o.resource = t.resource AND o.id = t.id;
+    RETURN EXISTS (SELECT FROM changefeed.objects o WHERE o.feed_id = p_feed)
+        OR EXISTS (SELECT FROM changefeed.tombstones t WHERE t.feed_id = p_feed);
+END $$;
+
+-- Rows with a payload above a key, while they fit into max_bytes. A loop, since nothing else stops at a sum; read in
+-- chunks, so that each is a walk along the key and never a sort of everything.
+CREATE FUNCTION changefeed.list_latest(p_feed integer, p_resource text, p_id bytea, p_max_bytes bigint)
+RETURNS SETOF changefeed.objects LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_row changefeed.objects;
+    v_size bigint := 0;
+    v_count integer;
+    v_resource text := p_resource;
+    v_id bytea := p_id;
+BEGIN
+    LOOP
+        v_count := 0;
+        FOR v_row IN
+            SELECT o.* FROM changefeed.objects o
+             WHERE o.feed_id = p_feed AND (o.resource, o.id) > (v_resource, v_id) AND o.payload IS NOT NULL
+             ORDER BY o.resource, o.id LIMIT 500
+        LOOP
+            v_size := v_size + octet_length(v_row.payload);
+            IF v_size > p_max_bytes AND v_size > octet_length(v_row.payload) THEN
+                RETURN;
+            END IF;
+            v_count := v_count + 1;
+            v_resource := v_row.resource;
+            v_id := v_row.id;
+            RETURN NEXT v_row;
+        END LOOP;
+        EXIT WHEN v_count < 500;
+    END LOOP;
 END $$;
 
 -- Entries after a seq, while they fit into max_bytes, with the head of the same snapshot on every row.

@@ -8,14 +8,15 @@ from typing import Any, Final
 
 from changefeed.batch import Tail
 from changefeed.errors import LogDamaged
-from changefeed.log import EpochRecord, Fence, Look
+from changefeed.log import EpochRecord, Fence, Latest, Look
+from changefeed.log.rows import latest_of as checked_latest
 
 # fmt: off
 _HEAD: Final = (
     "epoch", "term", "instance", "process", "pid", "pid_started", "url", "coordinator", "renewed", "format",
     "tail_seq", "tail_epoch", "tail_term", "tail_digest", "tail_time",
     "floor_seq", "floor_epoch", "floor_term", "floor_digest", "floor_time",
-    "incarnations", "settings_version", "bytes",
+    "incarnations", "settings_version", "bytes", "folded", "versioned",
 )
 _LOOKED: Final = ("lineage", "renewed", "epochs", "terms", "firsts", "times", "instances", "whys")
 # fmt: on
@@ -47,6 +48,22 @@ OPEN_PUBLISHER: Final = (
 TRIM: Final = (
     f"SELECT a.outcome, a.floor, a.more, {_columns('a.head', _HEAD)}"
     " FROM changefeed.trim_some(%s, %s, %s, %s, %s::integer, %s, %s) a"
+)
+FOLD: Final = (
+    f"SELECT a.outcome, a.more, {_columns('a.head', _HEAD)} FROM changefeed.fold(%s, %s, %s, %s::bigint, %s,"
+    " %s::text[], %b::bytea[], %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::text[], %s::bigint[],"
+    " %b::bytea[], %s::text[], %b::bytea[], %s, %s::integer, %s) a"
+)
+_LATEST: Final = "o.resource, o.id, o.seq, o.epoch, o.term, o.time, o.publisher, o.version, o.payload"
+LATEST: Final = (
+    f"SELECT {_LATEST} FROM changefeed.heads h CROSS JOIN unnest(%s::text[], %b::bytea[]) AS k (resource, id)"
+    " JOIN changefeed.objects o ON o.feed_id = h.feed_id AND o.resource = k.resource AND o.id = k.id"
+    " WHERE h.feed_id = %s AND h.folded IS NOT NULL"
+)
+LIST_LATEST: Final = (
+    f"SELECT h.folded, {_LATEST} FROM changefeed.heads h LEFT JOIN LATERAL"
+    " changefeed.list_latest(h.feed_id, %s::text, %b::bytea, %s) o ON h.folded IS NOT NULL"
+    ' WHERE h.feed_id = %s ORDER BY o.resource COLLATE "C", o.id'
 )
 READ: Final = (
     f"SELECT {_columns('r.head', _HEAD)}, r.before, {', '.join('r.' + name.strip() for name in _ENTRY.split(','))}"
@@ -82,6 +99,8 @@ class Head:
     incarnations: int
     settings_version: int
     bytes: int
+    folded: int | None
+    versioned: bool
 
     @property
     def format(self) -> int:
@@ -95,8 +114,17 @@ class Head:
             Fence(*row[:10]),
             Tail(tail_seq, tail_epoch, tail_term, tail_digest, tail_time),
             Tail(floor_seq, floor_epoch, floor_term, floor_digest, floor_time),
-            *row[20:23],
+            *row[20:25],
         )
+
+
+def latest_of(feed: str, row: Sequence[Any]) -> Latest:
+    """The row of an object. Raises LogDamaged."""
+    resource, id, *rest = row
+    try:
+        return checked_latest(feed, (resource, bytes(id).decode(), *rest))
+    except UnicodeDecodeError:
+        raise LogDamaged(f"the log of feed {feed} holds a row of its snapshot whose id is not UTF-8") from None
 
 
 def look_of(feed: str, found: Sequence[Sequence[Any]]) -> Look:
@@ -115,4 +143,6 @@ def look_of(feed: str, found: Sequence[Sequence[Any]]) -> Look:
         head.incarnations,
         head.settings_version,
         head.bytes,
+        head.folded,
+        head.versioned,
     )
