@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from changefeed.errors import BadConfig, BadPosition, InvalidChange, InvalidName, UsageError
 from changefeed.wire.values import decode_value
@@ -153,6 +153,11 @@ class Event:
     publisher: the publisher's id.
     group: seq of the first event of its group (the changes that were published together).
     last: True if no later event of the same group will be delivered to this subscription.
+    listed: True if it is of a snapshot's list: the latest event of its object, whatever came before.
+
+    The position of a listed event, and of those behind the list until its end is reached in the feed, is the one that
+    begins the list again (`position.is_listing`): whoever stopped there has not had everything yet. `seq` and `epoch`
+    always tell the event's own place.
 
     Events that come from the wire decode their body and meta when they are first asked for: many subscribers look at
     few of them. `body`, `meta` and `change` raise BadMessage if a server sent a body that it should have refused.
@@ -167,6 +172,9 @@ class Event:
     _seq: int
     _group: int
     _last: bool
+
+    #: What sets a listed event apart costs the others nothing: it is of another class, with the same slots.
+    listed: ClassVar[bool] = False
 
     def __init__(self, change: Change, position: Position, time: int, publisher: str, group: int, last: bool) -> None:
         self._change = change
@@ -186,6 +194,13 @@ class Event:
         event._seq = seq
         event._group = group
         event._last = last
+        return event
+
+    def behind_list(self, last: bool) -> Event:
+        """This event, with the position of whoever has not reached the end of a list in the feed. last: see `last`."""
+        event = _BehindList.__new__(_BehindList)
+        event._change, event._head, event._stamp = self._change, self._head, self._stamp
+        event._seq, event._group, event._last = self._seq, self._group, last
         return event
 
     @property
@@ -268,7 +283,7 @@ class Event:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Event):
             return NotImplemented
-        return self._key() == other._key() and self.change == other.change
+        return type(self) is type(other) and self._key() == other._key() and self.change == other.change
 
     def __hash__(self) -> int:
         return hash(self._key())
@@ -276,8 +291,34 @@ class Event:
     def __repr__(self) -> str:
         return (
             f"Event({self.change!r}, position={str(self.position)!r}, time={self.time}, publisher={self.publisher!r}, "
-            f"group={self.group}, last={self.last})"
+            f"group={self.group}, last={self.last}{self._more()})"
         )
+
+    def _more(self) -> str:
+        return ""
+
+
+class _BehindList(Event):
+    """An event behind a list whose end is not reached in the feed yet."""
+
+    __slots__ = ()
+
+    @property
+    def position(self) -> Position:
+        return Position.listing(self._stamp[0])
+
+    def _more(self) -> str:
+        return f", seq={self.seq}"
+
+
+class ListedEvent(_BehindList):
+    """An event of a snapshot's list: made by `from_wire`. Applications tell it by `listed`."""
+
+    __slots__ = ()
+    listed: ClassVar[bool] = True
+
+    def _more(self) -> str:
+        return f", seq={self.seq}, listed=True"
 
 
 @dataclass(frozen=True, slots=True)

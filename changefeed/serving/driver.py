@@ -7,13 +7,14 @@ holds is constant: a position, and the frame that is being sent. TCP is the back
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import trio
 
 from changefeed.batch import Entry
-from changefeed.change import Position
+from changefeed.change import Filter, Position
 from changefeed.errors import (
     BadMessage,
     ChangefeedError,
@@ -22,19 +23,21 @@ from changefeed.errors import (
     LogUnavailable,
     NotCurrent,
     Stalled,
+    TailMoved,
     TrimmedAway,
 )
-from changefeed.log import Look
+from changefeed.log import Latest, Look
 from changefeed.serving.feed import Feed, limits_of
 from changefeed.serving.filters import check_filter, compile_filter
 from changefeed.serving.large import LARGE_BYTES, in_turn
-from changefeed.serving.machine import End, Read, Send, Session, Sight, Verify, Wait, admit, group_start
+from changefeed.serving.listing import Listing, Named, admit_list, check_kept, wants_list
+from changefeed.serving.machine import End, Page, Read, Send, Session, Sight, Verify, Wait, admit, group_start
 from changefeed.serving.registry import Subscriber
 from changefeed.transport import Connection
 from changefeed.wire import MSGPACK
 from changefeed.wire.codec import SUBSCRIBER_BYTES_MAX, check_size, decode, encode
-from changefeed.wire.frames import run_of
-from changefeed.wire.messages import Beat, Events, Handled, Redirect, Run, Subscribe, Subscribed
+from changefeed.wire.frames import Wanted, run_of
+from changefeed.wire.messages import Beat, Events, Handled, Listed, Redirect, Run, Subscribe, Subscribed
 
 Value = TypeVar("Value")
 
@@ -49,11 +52,15 @@ async def serve_subscriber(connection: Connection, first: Subscribe, feed: Feed)
     if feed.draining.is_set():
         # Whoever is new has nothing to lose: it is not spread over time.
         raise _draining(feed)
-    start, head = await _admit(first, feed)
+    listing: Listing | None = None
+    if wants_list(first.start):
+        start, head, listing = await _admit_list(first, feed)
+    else:
+        start, head = await _admit(first, feed)
     subscriber = feed.subscribers.join(first.name, first.filter, first.client, connection.peer, start)
     reason = "cancelled"
     try:
-        served = _Served(connection, first, feed, start, subscriber)
+        served = _Served(connection, first, feed, start, subscriber, listing)
         error = await served.run(head)
         reason = served.session.ended(error)
         raise error
@@ -78,10 +85,33 @@ async def _admit(request: Subscribe, feed: Feed) -> tuple[Position, Position]:
             holder = (await _ask(feed, log.read(position.seq - 1, 1)))[0]
         except TrimmedAway:
             raise await _refusal(position, feed) from None
-        wanted = compile_filter(request.filter) if request.filter else None
+        wanted = _whole(request.filter) if position.seq < request.whole else _compiled(request.filter)
         position = group_start(position, holder, look, wanted)
+    return position, _head(feed, look)
+
+
+async def _admit_list(request: Subscribe, feed: Feed) -> tuple[Position, Position, Listing]:
+    """The listing position, the head, and the list that comes first."""
+    look = await _ask(feed, feed.log.look())
+    settings = await _ask(feed, feed.log.settings())
+    snapshot = admit_list(request, look, settings)
+    named = Named.of(request.filter, settings)
+    listing = Listing(request, snapshot, named, feed.settings.snapshot_list_bytes)
+    return Position.listing(look.lineage), _head(feed, look), listing
+
+
+def _head(feed: Feed, look: Look) -> Position:
     tail = feed.window.tail
-    return position, look.head if tail is None else tail.position(log.lineage)
+    return look.head if tail is None else tail.position(feed.log.lineage)
+
+
+def _compiled(filter: Filter) -> Wanted | None:
+    return compile_filter(filter) if filter else None
+
+
+def _whole(filter: Filter) -> Wanted | None:
+    """What the filter selects where no names of fields narrow updates."""
+    return _compiled(replace(filter, resources=dict.fromkeys(filter.resources, ())))
 
 
 async def _ask(feed: Feed, question: Awaitable[Value]) -> Value:
@@ -104,7 +134,7 @@ def _draining(feed: Feed) -> ChangefeedError:
     return Draining(f"instance {feed.instance} is shutting down; subscribe at another")
 
 
-async def _encode_events(message: Events, subprotocol: str) -> bytes | str:
+async def _encode_events(message: Listed | Events, subprotocol: str) -> bytes | str:
     if subprotocol == MSGPACK or sum(len(run.payload) for run in message.runs) <= LARGE_BYTES:
         return encode(message, subprotocol)
     return await in_turn(partial(encode, message, subprotocol))
@@ -117,16 +147,25 @@ class _Served:
     """The tasks of one subscription; `run` returns the error that ended it."""
 
     def __init__(
-        self, connection: Connection, request: Subscribe, feed: Feed, start: Position, subscriber: Subscriber
+        self,
+        connection: Connection,
+        request: Subscribe,
+        feed: Feed,
+        start: Position,
+        subscriber: Subscriber,
+        listing: Listing | None,
     ) -> None:
         self._connection = connection
         self._feed = feed
         self._name = request.name
         self._start = start
         self._subscriber = subscriber
-        self._wanted = compile_filter(request.filter) if request.filter else None
+        self._wanted = _compiled(request.filter)
+        #: Instead of `_wanted`, until `session.whole` is passed; None where it would select the same.
+        self._whole = _whole(request.filter) if any(request.filter.resources.values()) else None
         self._key = request.filter.key
-        self.session = Session(start, feed.settings, trio.current_time(), feed.world.entropy.random())
+        now, luck = trio.current_time(), feed.world.entropy.random()
+        self.session = Session(start, feed.settings, now, luck, listing=listing, whole=request.whole)
         self._shared = False
         self._waiting: trio.CancelScope | None = None
         self._woken = False
@@ -186,6 +225,8 @@ class _Served:
                     self._subscriber.sent = session.told
                 case Read(after, upto):
                     await self._read(after, upto)
+                case Page(listing):
+                    await self._read_page(listing)
                 case Wait(until, beyond):
                     await self._wait(until, beyond)
                 case Verify(position):
@@ -248,36 +289,76 @@ class _Served:
             raise await _refusal(session.told, feed)
         last = entries[-1]
         to = Position(feed.log.lineage, last.epoch, last.term, last.last_seq)
-        runs = self._runs(after, to, entries, shared)
+        wanted = self._wanted
+        if self._whole is not None and after < session.whole:
+            # What is cut for this one alone is not for others with its filter.
+            wanted, shared = self._whole, False
+        runs = self._runs(after, to, entries, wanted, shared)
         session.took(runs, to, trio.current_time())
         self._shared = shared
         if not runs:
             # Nothing is sent that would let others run.
             await trio.lowlevel.checkpoint()
 
-    def _runs(self, after: int, to: Position, entries: list[Entry], shared: bool) -> tuple[Run, ...]:
+    def _runs(
+        self, after: int, to: Position, entries: list[Entry], wanted: Wanted | None, shared: bool
+    ) -> tuple[Run, ...]:
         """What the filter selects of the entries; sessions with equal filters look through the window once."""
         cache = self._feed.subscribers.frames.runs
         key = (self._key, after, to)
-        found = cache.get(key) if shared and self._wanted is not None else None
+        found = cache.get(key) if shared and wanted is not None else None
         if found is None:
             try:
-                cut = [run_of(entry, after, self._wanted) for entry in entries]
+                cut = [run_of(entry, after, wanted) for entry in entries]
             except BadMessage as error:
                 raise LogDamaged(f"feed {self._feed.name}: an entry up to seq {to.seq} is damaged: {error}") from error
             found = tuple(run for run in cut if run is not None)
-            if shared and self._wanted is not None:
+            if shared and wanted is not None:
                 cache.put(key, found, sum(len(run.payload) for run in found))
         return found
 
+    async def _read_page(self, listing: Listing) -> None:
+        """Read the next page of the list, beside whoever writes and folds. Raises NoSnapshot if it was switched off."""
+        feed = self._feed
+        try:
+            try:
+                rows, end = await self._page(listing)
+            except TailMoved:
+                # It is folded anew: the list goes on once as much is folded as when it began.
+                check_kept(feed.name, await _ask(feed, feed.log.settings()))
+                raise NotCurrent(f"the snapshot of feed {feed.name} is being made anew") from None
+        except NotCurrent:
+            self.session.log_failed(trio.current_time())
+            return
+        listing.took(rows, end)
+        if not listing.ready:
+            # Nothing is sent that would let others run.
+            await trio.lowlevel.checkpoint()
+
+    async def _page(self, listing: Listing) -> tuple[list[Latest], tuple[str, str] | None]:
+        """Rows in order, and up to where they go (None: to the end). Raises NotCurrent if the log does not answer now,
+        TailMoved if less is folded than when the list began."""
+        feed, at = self._feed, listing.snapshot.seq
+        if listing.named is None:
+            size = feed.settings.snapshot_list_bytes
+            rows = await _ask(feed, feed.log.list_latest(listing.after, size, at=at))
+            return rows, rows[-1].key if rows else None
+        keys = listing.named.after(listing.after)
+        if not keys:
+            return [], None
+        rows = await _ask(feed, feed.log.latest(keys))
+        # Only for what it may raise.
+        await _ask(feed, feed.log.list_latest(keys[-1], 1, at=at))
+        return sorted(rows, key=lambda row: row.key), keys[-1]
+
     # ---- sending
 
-    async def _encoded(self, message: Events | Beat | Redirect) -> bytes | str:
+    async def _encoded(self, message: Listed | Events | Beat | Redirect) -> bytes | str:
         """The message as it travels; frames out of the window are encoded once for all sessions with equal filters."""
         subprotocol = self._connection.subprotocol
-        if not isinstance(message, Events):
+        if isinstance(message, Beat | Redirect):
             return encode(message, subprotocol)
-        if not self._shared:
+        if isinstance(message, Listed) or not self._shared:
             return await _encode_events(message, subprotocol)
         cache = self._feed.subscribers.frames.frames
         key = (self._key, subprotocol, message.after, message.to)

@@ -22,9 +22,10 @@ from changefeed.errors import (
     PositionTooOld,
     Stalled,
 )
+from changefeed.serving.listing import Listing
 from changefeed.settings import Settings
 from changefeed.wire.changes import heads
-from changefeed.wire.messages import Beat, Events, Redirect, Run, Subscribe
+from changefeed.wire.messages import Beat, Events, Listed, Redirect, Run, Subscribe
 
 if TYPE_CHECKING:
     from changefeed.log import Look
@@ -46,7 +47,7 @@ REDIRECT_EVERY_S: Final = 60.0
 
 
 def admit(request: Subscribe, look: Look, tail: Tail | None, time_seq: int | None = None) -> Position:
-    """The position at which a subscription starts.
+    """The position at which a subscription starts that begins with no list (see listing.py).
 
     look: taken after the request came in: only then are refusals final. tail: the visible tail. time_seq: what
     `read_time` said before the look, for a start by time. Raises PositionTooOld, OtherLineage, FuturePosition, and
@@ -128,10 +129,17 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Read the next page of the list and give it to `listing`; or say `log_failed`."""
+
+    listing: Listing
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Send a message; then ask again."""
 
-    message: Events | Beat | Redirect
+    message: Listed | Events | Beat | Redirect
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +162,31 @@ class End:
     error: ChangefeedError
 
 
-Step = Read | Send | Wait | Verify | End
+Step = Read | Page | Send | Wait | Verify | End
 
 
 class Session:
     """One subscription from its admission to its end. luck: a random number in [0, 1) that spreads redirects.
 
-    sent_away: the subscriber was asked to go elsewhere.
+    sent_away: the subscriber was asked to go elsewhere. listing: the list that comes first, until its last message is
+    sent; `start` is the listing position then. whole: up to this seq no names of fields narrow updates.
     """
 
-    def __init__(self, start: Position, settings: Settings, now: float, luck: float) -> None:
+    def __init__(
+        self,
+        start: Position,
+        settings: Settings,
+        now: float,
+        luck: float,
+        *,
+        listing: Listing | None = None,
+        whole: int = 0,
+    ) -> None:
         self.told = start
         self.scanned = start
         self.sent_away = False
+        self.listing = listing
+        self.whole = whole
         self._settings = settings
         self._luck = luck
         self._ready: Events | None = None
@@ -217,6 +237,8 @@ class Session:
         leaving = self._leaving(now, sight)
         if leaving is not None:
             return leaving
+        if self.listing is not None:
+            return self._list(self.listing, now, sight)
         if self._unsaid and now >= self._framed + settings.bookmark_s:
             return self._bookmark(now)
         if sight.tail > self.scanned.seq:
@@ -230,9 +252,27 @@ class Session:
             if sight.tail < self.scanned.seq and now >= self._verify_at:
                 self._verify_at = now + settings.stale_after_s
                 return Verify(self.told)
-        if now >= self._sent + settings.heartbeat_s:
-            return self._send(Beat(sight.epoch, max(sight.tail, 0), min(sight.stale_s, 1e9)), now)
-        return self._wait(now, sight)
+        return self._beat(now, sight) or self._wait(now, sight)
+
+    def _list(self, listing: Listing, now: float, sight: Sight) -> Step:
+        beat = self._beat(now, sight)
+        if beat is not None:
+            # Pages of which nothing is wanted may follow each other for long.
+            return beat
+        if listing.ready:
+            part = listing.cut(max(sight.tail, 0))
+            if part.last:
+                self.listing = None
+                self.told = self.scanned = part.snapshot
+                self.whole = part.head
+                self._framed = now
+            return self._send(part, now)
+        return Page(listing) if now >= self._retry_at else self._wait(now, sight)
+
+    def _beat(self, now: float, sight: Sight) -> Send | None:
+        if now < self._sent + self._settings.heartbeat_s:
+            return None
+        return self._send(Beat(sight.epoch, max(sight.tail, 0), min(sight.stale_s, 1e9)), now)
 
     @property
     def _unsaid(self) -> bool:
@@ -274,7 +314,7 @@ class Session:
         assert frame is not None
         return self._send(frame, now)
 
-    def _send(self, message: Events | Beat | Redirect, now: float) -> Send:
+    def _send(self, message: Listed | Events | Beat | Redirect, now: float) -> Send:
         self._sent = now
         return Send(message)
 
@@ -287,6 +327,6 @@ class Session:
             until = min(until, self._framed + settings.bookmark_s)
         if self._leave_at is not None:
             until = min(until, self._leave_at)
-        if sight.tail > self.scanned.seq:
+        if self.listing is not None or sight.tail > self.scanned.seq:
             return Wait(min(until, self._retry_at), None)
         return Wait(until, self.scanned.seq)

@@ -34,7 +34,8 @@ class Subscriber:
     before: str = ""
 
     def shown(self, head: int | None) -> dict[str, Any]:
-        """For status; lag: events between the handled (or sent) position and the head."""
+        """For status; lag: events between the handled (or sent) position and the head. listing: it has not had all of
+        a snapshot's list."""
         known = self.handled or self.sent
         return {
             "name": self.name,
@@ -48,6 +49,7 @@ class Subscriber:
             "handled": None if self.handled is None else str(self.handled),
             "handled_seq": None if self.handled is None else self.handled.seq,
             "handled_at": self.handled_at,
+            "listing": known.is_listing,
             "lag": None if head is None else max(0, head - known.seq),
             "left": self.left,
             "reason": self.reason,

@@ -254,8 +254,8 @@ SNAPSHOT: Final[tuple[tuple[Who, Any], ...]] = (
     ("server", m.Subscribed(FEED, "broker-2", "02d99e5b", _LISTING, position(43), "broker-2", 7, LIMITS)),
     ("note", "The last part: the position is 40 now, and the end of the feed was 43 at this moment."),
     ("server", m.Listed(_SNAPSHOT, (_one(39, STARTED),), True, 43)),
-    ("note", "41 and 42 created and changed the nic: dropped. 43 deletes the vm: applied. The list's head is reached: only "
-             "now a position is saved."),
+    ("note", "41 and 42 created and changed the nic: dropped. 43 deletes the vm: applied. The list's head is reached:"
+             " only now a position is saved."),
     ("server", m.Events(40, position(43), (_run(41, None, NEW_NIC, _ADDRESSED, DELETED),))),
     ("client", m.Handled(position(43))),
 )  # fmt: skip

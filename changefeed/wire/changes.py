@@ -328,7 +328,8 @@ def change_from_json(value: Any) -> Change:
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
-    """The change's object and "position", "seq", "epoch", "time", "publisher", "group", "last"."""
+    """The change's object and "position", "seq", "epoch", "time", "publisher", "group", "last"; and "listed" where it
+    is true."""
     made = change_to_json(event.change)
     made["position"] = str(event.position)
     made["seq"] = event.seq
@@ -337,6 +338,8 @@ def event_to_json(event: Event) -> dict[str, Any]:
     made["publisher"] = event.publisher
     made["group"] = event.group
     made["last"] = event.last
+    if event.listed:
+        made["listed"] = True
     return made
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, pairwise, repeat
 
 from changefeed.batch import Entry
-from changefeed.change import Event
+from changefeed.change import Event, ListedEvent
 from changefeed.errors import BadMessage
 from changefeed.wire.changes import ends_of, heads, raw_heads
-from changefeed.wire.messages import Events, Run
+from changefeed.wire.messages import Events, Listed, Run
 
 #: (resource, id, op, fields) -> whether the subscriber wants it. See serving/filters.py.
 Wanted = Callable[[str, str, str, tuple[str, ...] | None], bool]
@@ -126,3 +126,30 @@ def _check_groups(pairs: Sequence[tuple[int, int]], groups: Sequence[int], seqs:
         raise BadMessage(f"events: a run's groups have {len(groups)} events, but it has {len(seqs)} changes")
     if any(a >= b for (a, _), (b, _) in pairwise(pairs)) or any(map(int.__gt__, groups, seqs)):
         raise BadMessage("events: a run's groups are out of order")
+
+
+def listed_of(listed: Listed, lineage: str) -> list[Event]:
+    """The events of a part of a list, in order; each is a group of its own.
+
+    Raises BadMessage if the part contradicts itself: more than one change in a run, two of one object, out of order.
+    """
+    runs = listed.runs
+    payload = b"".join(run.payload for run in runs)
+    ends = ends_of(payload) if payload else []
+    if ends != list(accumulate(len(run.payload) for run in runs)):
+        raise BadMessage("listed: a run does not hold exactly one change")
+    found = raw_heads(payload, len(ends)) if runs else []
+    try:
+        # Text is compared by code points here, which is the order of its UTF-8 bytes.
+        wrong = any(head[:2] >= after[:2] for head, after in pairwise(found))
+    except TypeError:
+        raise BadMessage("listed: a resource or id that is not text") from None
+    if wrong:
+        raise BadMessage("listed: two events of one object, or objects out of order")
+    made: list[Event] = []
+    for run, head in zip(runs, found, strict=True):
+        if not isinstance(run.seqs, int):
+            raise BadMessage("listed: a run must have one seq")
+        stamp = (lineage, run.epoch, run.term, run.time, run.publisher)
+        made.append(ListedEvent.from_wire(head, stamp, run.seqs, run.seqs, True))
+    return made

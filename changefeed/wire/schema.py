@@ -241,8 +241,9 @@ def _event(change: Schema) -> Schema:
         "group": {"description": "Seq of the first event of its group."} | seq,
         "last": {"description": "true: no later event of its group follows here.", "type": "boolean"},
     }
+    listed = {"listed": {"description": "true: of a snapshot's list; absent: not.", "type": "boolean"}}
     return change | {
-        "properties": change["properties"] | place,
+        "properties": change["properties"] | place | listed,
         "required": [*change["required"], *place],
         "unevaluatedProperties": False,
     }
