@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from changefeed.batch import Batch, Entry
 from changefeed.wire.changes import ends_of
-from changefeed.wire.messages import Answer
+from changefeed.wire.messages import Answer, Open
 
 if TYPE_CHECKING:
+    from changefeed.leader.folding import Key
+    from changefeed.leader.guard import Check
     from changefeed.log import PublisherState
 
 #: Landed batches kept in memory per publisher: four times what it may have in flight. Older ones are in the log.
@@ -26,13 +28,15 @@ IDLE_MAX: Final = 1024
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One publish as it came: it gets one answer, in the order of its channel."""
+    """One publish as it came: it gets one answer, in the order of its channel. check: see checks.py; None until it is
+    needed."""
 
     channel: Channel
     ticket: Any
     batch: Batch
     size: int
     answer: Answer | None = None
+    check: Check | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -40,12 +44,14 @@ class Accepted:
     """A batch that waits for its append or is in flight.
 
     requests: who asked for it, each with the offset of its batch in this one; the first one is why it was accepted,
-    the others are retries that wait for the same append. settled: it is durable, or will never be.
+    the others are retries that wait for the same append. marks: what the guard has noted of it. settled: it is durable,
+    or will never be.
     """
 
     batch: Batch
     run: Run
     requests: list[tuple[Request, int]]
+    marks: dict[Key, int] = field(default_factory=dict)
     settled: bool = False
 
 
@@ -55,7 +61,7 @@ class Run:
 
     stored: the last durable number. expected: the last number including what is pending: a batch that goes on after it
     is accepted. pending: by first number, in order. recent: first number -> (first seq, digest) of batches that this
-    term stored.
+    term stored. checking: the batch that cannot be accepted before it is checked, and what came behind it.
     """
 
     known: Known
@@ -64,6 +70,7 @@ class Run:
     expected: int
     pending: dict[int, Accepted] = field(default_factory=dict)
     recent: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    checking: deque[Request] = field(default_factory=deque)
 
     def landed(self, number: int, seq: int, digest: bytes) -> None:
         self.recent[number] = (seq, digest)
@@ -138,6 +145,27 @@ class Channel:
     run: Run
     queue: deque[Request] = field(default_factory=deque)
     closed: bool = False
+
+
+class Opening:
+    """An Open that is being answered. barrier: a pending batch that must be settled first."""
+
+    def __init__(self, token: int, request: Open, channel: str, known: Known) -> None:
+        self.token = token
+        self.request = request
+        self.channel = channel
+        self.known = known
+        self.last = False
+        self.barrier: Accepted | None = None
+
+
+class Flight:
+    """The append under way."""
+
+    def __init__(self, accepted: Sequence[Accepted], entries: tuple[Entry, ...]) -> None:
+        self.accepted = accepted
+        self.entries = entries
+        self.tries = 0
 
 
 def shared(stored: Batch | Entry, digest: bytes, batch: Batch, behind: Sequence[Entry] = ()) -> tuple[int, int]:

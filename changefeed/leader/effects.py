@@ -15,7 +15,8 @@ from changefeed.errors import ChangefeedError
 from changefeed.wire.messages import Answer
 
 if TYPE_CHECKING:
-    from changefeed.log import Look, PublisherState
+    from changefeed.leader.folding import Key
+    from changefeed.log import Latest, Look, PublisherState
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class LookUp:
     The look comes last: if it still finds this term's fence, then nobody else wrote while the rest was read.
     state: read `publisher_state`. last: read `last_number` of (publisher, incarnation). number (0: none): find the
     entry with that number; only where there is none, find those with the numbers `after` and `end` (0: none). Where
-    that entry does not reach `end`: read about `size` bytes of what follows it in the log.
+    that entry does not reach `end`: read about `size` bytes of what follows it in the log. keys: read the snapshot's
+    rows of these objects.
     """
 
     token: int
@@ -37,6 +39,7 @@ class LookUp:
     after: int = 0
     end: int = 0
     size: int = 0
+    keys: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Facts:
     before: Entry | None = None
     end: Entry | None = None
     behind: Sequence[Entry] = ()
+    rows: Sequence[Latest] = ()
 
 
 @dataclass(frozen=True, slots=True)

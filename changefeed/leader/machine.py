@@ -26,7 +26,8 @@ from changefeed.errors import (
     PublisherInUse,
 )
 from changefeed.leader import refusals
-from changefeed.leader.book import IDLE_MAX, Accepted, Channel, Known, Request, Run, shared
+from changefeed.leader.book import IDLE_MAX, Accepted, Channel, Flight, Known, Opening, Request, Run, shared
+from changefeed.leader.checks import Checks
 from changefeed.leader.effects import (
     Admit,
     Append,
@@ -45,6 +46,7 @@ from changefeed.log import OUTBOX
 from changefeed.wire.messages import Answer, Open
 
 if TYPE_CHECKING:
+    from changefeed.leader.folding import Key
     from changefeed.log import Look, PublisherState
 
 #: Between two tries of an append that the log could not take; doubles up to the second.
@@ -55,7 +57,17 @@ RETRY_MAX_S: Final = 1.0
 class Sequencer:
     """One term. `look` is the one that fencing returned. Methods return effects in the order of their performance."""
 
-    def __init__(self, look: Look, epoch: int, term: str, *, append_bytes_max: int, queue_bytes_max: int) -> None:
+    def __init__(
+        self,
+        look: Look,
+        epoch: int,
+        term: str,
+        *,
+        append_bytes_max: int,
+        queue_bytes_max: int,
+        snapshot: bool = False,
+    ) -> None:
+        """snapshot: the feed keeps one, as far as is known now; see `keep_snapshot`."""
         self.epoch = epoch
         self.term = term
         self.lineage = look.lineage
@@ -70,24 +82,29 @@ class Sequencer:
         self._known: dict[str, Known] = {}
         self._idle: dict[str, None] = {}
         self._channels: dict[str, Channel] = {}
-        self._openings: dict[int, _Opening] = {}
+        self._openings: dict[int, Opening] = {}
         self._looking: dict[int, Request] = {}
         self._held: list[Request] = []
         self._displaced: list[Reply] = []
         self._waiting: deque[Accepted] = deque()
-        self._flight: _Flight | None = None
+        self._flight: Flight | None = None
         self._token = 0
+        self.checks = Checks(self._judge, self._refuse, self._ask_snapshot)
+        if snapshot:
+            self.keep_snapshot(look)
 
     # ---- what the driver and status ask
 
     def room(self, size: int) -> bool:
         """Whether a batch of so many bytes may be brought now. A batch above the whole bound comes alone."""
+        if self.checks.guard.full:
+            return False
         return self.queue_bytes == 0 or self.queue_bytes + size <= self._queue_bytes_max
 
     @property
     def idle(self) -> bool:
         """Nothing waits, is in flight or is being looked up: all that was brought is answered."""
-        return not (self._waiting or self._flight or self._looking or self._held)
+        return not (self._waiting or self._flight or self._looking or self._held or self.checks.waiting)
 
     @property
     def channels(self) -> int:
@@ -116,6 +133,7 @@ class Sequencer:
         self._channels.clear()
         self._looking.clear()
         self._held.clear()
+        self.checks.clear()
         self._waiting.clear()
         self._flight = None
         return [End(why)]
@@ -124,6 +142,37 @@ class Sequencer:
         """A call of the log, other than an append or a look-up, failed: some errors end the term."""
         why = refusals.ends_term(error)
         return [] if why is None else self.end(why)
+
+    # ---- the snapshot
+
+    def keep_snapshot(self, look: Look) -> None:
+        """The feed keeps a snapshot: from now on batches are checked, and none whose check needs what stands between
+        the snapshot and the log's end is judged before `built`. Nothing happens where that is known already."""
+        if self.checks.guard.on or self.ended is not None:
+            return
+        self.checks.guard.begin(look)
+        for accepted in self._accepted():
+            self.checks.note(accepted)
+
+    def keep_no_snapshot(self) -> list[Effect]:
+        """It keeps none any more."""
+        effects: list[Effect] = []
+        if self.checks.guard.on:
+            for accepted in self._accepted():
+                accepted.marks = {}
+            self.checks.stop(effects)
+        return effects
+
+    def built(self, found: Sequence[tuple[dict[Key, int], int]]) -> list[Effect]:
+        """What stands between the snapshot and the log's end has been read; see Guard.built."""
+        effects: list[Effect] = []
+        self.checks.guard.built(found)
+        self.checks.again(effects)
+        return effects
+
+    def _accepted(self) -> list[Accepted]:
+        flight = [] if self._flight is None else self._flight.accepted
+        return [*flight, *self._waiting]
 
     # ---- opening a publisher
 
@@ -142,7 +191,7 @@ class Sequencer:
         for other in [c for c in known.channels if c.session == request.session]:
             self._displace(other)
         self._token += 1
-        opening = self._openings[self._token] = _Opening(self._token, request, channel, known)
+        opening = self._openings[self._token] = Opening(self._token, request, channel, known)
         return self._prepare(opening)
 
     def displaced(self) -> list[Reply]:
@@ -225,19 +274,19 @@ class Sequencer:
             found.run.known.channels.discard(found)
             self._release(found.run.known)
 
-    def _prepare(self, opening: _Opening, *, last: bool = False) -> Step:
+    def _prepare(self, opening: Opening, *, last: bool = False) -> Step:
         """Let what is pending of this publisher settle first: then the last number that the log tells is final."""
         opening.last = last
         run = opening.known.run_of(opening.request.incarnation)
         opening.barrier = None if run is None else run.last_pending()
         return self._look_up_opening(opening) if opening.barrier is None else Hold(opening.token)
 
-    def _look_up_opening(self, opening: _Opening) -> LookUp:
+    def _look_up_opening(self, opening: Opening) -> LookUp:
         request = opening.request
         unknown = opening.known.run is None
         return LookUp(opening.token, request.publisher, request.incarnation or 0, state=unknown, last=opening.last)
 
-    def _in_use(self, opening: _Opening) -> Deny | None:
+    def _in_use(self, opening: Opening) -> Deny | None:
         """A named publisher has one living session."""
         request, known = opening.request, opening.known
         if not (request.named or known.named) or not known.in_use(request.session):
@@ -245,7 +294,7 @@ class Sequencer:
         message = f"publisher {request.publisher!r} is in use by another process; stop that one or choose another name"
         return self._deny(opening, PublisherInUse(message))
 
-    def _admit(self, opening: _Opening, run: Run) -> Step:
+    def _admit(self, opening: Opening, run: Run) -> Step:
         if self.finishing or self.ended is not None:
             return self._deny(opening, NotCurrent("this leader's term has ended or is ending; ask again"))
         # Another opening over this channel may have been answered while this one asked the log.
@@ -256,7 +305,7 @@ class Sequencer:
         self.open_abandoned(opening.token)
         return Admit(run.incarnation, run.stored)
 
-    def _deny(self, opening: _Opening, error: ChangefeedError) -> Deny:
+    def _deny(self, opening: Opening, error: ChangefeedError) -> Deny:
         self.open_abandoned(opening.token)
         return Deny(error)
 
@@ -301,7 +350,10 @@ class Sequencer:
         if not self._ours(facts.look):
             return self.end("fenced")
         effects: list[Effect] = []
-        self._judge(request, facts, effects)
+        if self.checks.waits_for(request, token):
+            self.checks.told(request, facts.rows, effects)
+        else:
+            self._judge(request, facts, effects)
         return effects
 
     def not_found(self, token: int, error: ChangefeedError) -> list[Effect]:
@@ -312,6 +364,7 @@ class Sequencer:
         effects = self.failed(error)
         if not effects:
             self._refuse(request, NotCurrent(f"the log could not be asked ({error}); send it again"), effects)
+            self.checks.drain(request.channel.run, effects)
         return effects
 
     def _judge(self, request: Request, facts: Facts | None, effects: list[Effect]) -> None:
@@ -323,16 +376,24 @@ class Sequencer:
             self._judge_superseded(request, facts, effects)
         elif batch.number <= run.expected:
             self._judge_known(request, facts, effects)
+        elif run.checking and run.checking[0] is not request:
+            self.checks.behind(request, effects)
         elif batch.after == run.expected:
-            run.pending[batch.number] = accepted = Accepted(batch, run, [(request, 0)])
-            run.expected = batch.last_number
-            self._waiting.append(accepted)
-            # Hashed now, while another append is under way, rather than between two appends.
-            _ = batch.digest
+            if self.checks.passed(request, effects):
+                self._accept(request)
         elif facts is None:
             self._look_up(request, effects)
         else:
             self._refuse(request, refusals.gap(batch, run.expected), effects)
+
+    def _accept(self, request: Request) -> None:
+        batch, run = request.batch, request.channel.run
+        run.pending[batch.number] = accepted = Accepted(batch, run, [(request, 0)])
+        run.expected = batch.last_number
+        self.checks.accepted(request, accepted)
+        self._waiting.append(accepted)
+        # Hashed now, while another append is under way, rather than between two appends.
+        _ = batch.digest
 
     def _judge_superseded(self, request: Request, facts: Facts | None, effects: list[Effect]) -> None:
         run = request.channel.run
@@ -394,6 +455,12 @@ class Sequencer:
         who, incarnation = batch.publisher, batch.incarnation
         effects.append(LookUp(self._token, who, incarnation, False, last, number, after, end, size))
 
+    def _ask_snapshot(self, request: Request, keys: tuple[Key, ...], effects: list[Effect]) -> int:
+        self._token += 1
+        self._looking[self._token] = request
+        effects.append(LookUp(self._token, request.batch.publisher, request.batch.incarnation, keys=keys))
+        return self._token
+
     # ---- appends
 
     def next_append(self, wall_ms: int) -> Append | None:
@@ -417,7 +484,7 @@ class Sequencer:
             entry = self._stamp(batch, seq + 1, time, digest)
             entries.append(entry)
             seq, digest = entry.last_seq, entry.digest
-        self._flight = flight = _Flight(accepted, tuple(entries))
+        self._flight = flight = Flight(accepted, tuple(entries))
         return Append(self.tail.seq, flight.entries)
 
     def appended(self) -> list[Effect]:
@@ -431,6 +498,8 @@ class Sequencer:
         for accepted, entry in zip(flight.accepted, flight.entries, strict=True):
             run, batch = accepted.run, accepted.batch
             accepted.settled = True
+            if accepted.marks:
+                self.checks.guard.appended(accepted.marks, entry.last_seq)
             del run.pending[batch.number]
             run.stored = batch.last_number
             run.landed(batch.number, entry.seq, entry.batch_digest)
@@ -474,7 +543,7 @@ class Sequencer:
         object.__setattr__(entry, "digest", chain(previous, self.lineage, entry))
         return entry
 
-    def _roll_back(self, flight: _Flight, error: LogFull) -> list[Effect]:
+    def _roll_back(self, flight: Flight, error: LogFull) -> list[Effect]:
         """Nothing of the append is stored: its batches are refused, and what waited to follow them has a gap."""
         effects: list[Effect] = []
         self._flight = None
@@ -482,12 +551,14 @@ class Sequencer:
         orphans: list[Accepted] = []
         for accepted in flight.accepted:
             accepted.settled = True
+            self.checks.guard.dropped(accepted.marks)
         for run in runs:
             orphans += [accepted for accepted in run.pending.values() if not accepted.settled]
             run.pending.clear()
             run.expected = run.stored
         for accepted in orphans:
             accepted.settled = True
+            self.checks.guard.dropped(accepted.marks)
         self._waiting = deque(accepted for accepted in self._waiting if not accepted.settled)
         for accepted in flight.accepted:
             for request, _ in accepted.requests:
@@ -513,6 +584,8 @@ class Sequencer:
             held, self._held = self._held, []
             for request in held:
                 self._judge(request, None, effects)
+        if self.checks.waiting:
+            self.checks.again(effects)
 
     # ---- answers
 
@@ -546,24 +619,3 @@ class Sequencer:
     def _ours(self, look: Look) -> bool:
         """Whether a look found this term's fence; if not, the term is over."""
         return (look.fence.epoch, look.fence.term, look.lineage) == (self.epoch, self.term, self.lineage)
-
-
-class _Opening:
-    """An Open that is being answered. barrier: a pending batch that must be settled first."""
-
-    def __init__(self, token: int, request: Open, channel: str, known: Known) -> None:
-        self.token = token
-        self.request = request
-        self.channel = channel
-        self.known = known
-        self.last = False
-        self.barrier: Accepted | None = None
-
-
-class _Flight:
-    """The append under way."""
-
-    def __init__(self, accepted: Sequence[Accepted], entries: tuple[Entry, ...]) -> None:
-        self.accepted = accepted
-        self.entries = entries
-        self.tries = 0

@@ -27,7 +27,7 @@ TALK: Final[Mapping[str, frozenset[str]]] = {
     "SubscriberMachine": frozenset({"settings", "last_error", "advance", "_heard_at", "instance"}),
     "Session": frozenset({"_settings"}),
     "Sequencer": frozenset({"repeated", "refused", "_token"}),
-    "_Opening": frozenset({"token"}),
+    "Opening": frozenset({"token"}),
     "Election": frozenset({"settings", "events", "leader_since", "_wall_offset"}),
 }
 
