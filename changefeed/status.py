@@ -73,6 +73,7 @@ def feed_status(node: FeedNode) -> dict[str, Any]:
             "earliest": str(look.earliest),
             "tail": look.tail.seq,
             "bytes": look.bytes,
+            "folded": look.folded,
             "fence": asdict(look.fence),
             "epochs": [asdict(record) for record in look.epochs[-64:]],
         }

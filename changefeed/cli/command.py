@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 TABLE: Final[dict[str, tuple[str, str]]] = {
     "serve": ("serve", "take part in feeds: serve subscribers, accept publishes, lead when elected"),
     "publish": ("publish", "publish one change, or JSON lines from a file or a pipe"),
-    "tail": ("tail", "follow a feed: from its beginning, from now, from a position or a time"),
+    "tail": ("tail", "follow a feed: from its beginning, now, a position, a time, or a list of all its objects"),
     "status": ("status", "instances, leaders, heads, subscribers; why the leader changed"),
     "feeds": ("feeds", "the feeds that the servers know"),
     "feed declare": ("feed_declare", "declare a feed's resources and fields"),
-    "feed set": ("feed_set", "set a feed's retention"),
+    "feed set": ("feed_set", "set a feed's retention, and whether it keeps a snapshot"),
     "log init": ("log_init", "make the tables that a log in PostgreSQL needs"),
     "log upgrade": ("log_upgrade", "bring the tables of a log in PostgreSQL to this release"),
     "log info": ("log_info", "what a log holds, and what an acknowledgement survives there"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from changefeed.change import check_feed_name
 from changefeed.cli.ask import ask_all, merged_feeds
 from changefeed.cli.command import ASK_TIMEOUT, SERVER, Command, Values
@@ -18,9 +20,25 @@ async def run(values: Values, output: Output) -> int:
             await output.note(f"{answer.url} does not answer: {answer.error}")
     for feed, status in merged_feeds(answers).items():
         record = {"feed": feed, **{key: status[key] for key in ("leader", "epoch", "head", "seq")}}
+        record |= {"snapshot": bool(status.get("settings", {}).get("snapshot")), "folded": folded(status)}
         text = f"{feed}  leader {status['leader'] or 'unknown'}  epoch {status['epoch']}  seq {status['seq']}"
+        text += snapshot_words(status)
         await output.line(record, text)
     return 0
+
+
+def folded(status: dict[str, Any]) -> int | None:
+    """Up to which seq the events of a feed are in its snapshot, as an instance tells it; None: in none."""
+    found = status.get("log", {}).get("folded")
+    return found if isinstance(found, int) else None
+
+
+def snapshot_words(status: dict[str, Any]) -> str:
+    """Of a feed that keeps a snapshot: up to where; "" of any other."""
+    if not status.get("settings", {}).get("snapshot"):
+        return ""
+    reached = folded(status)
+    return "  snapshot not begun" if reached is None else f"  snapshot up to seq {reached}"
 
 
 async def open_known(store: LogStore, feed: str, *, check: bool = True) -> FeedLog:

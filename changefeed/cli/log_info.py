@@ -45,6 +45,7 @@ async def run(values: Values, output: Output) -> int:
     lines += [
         f"  {feed['feed']}  lineage {feed['lineage']}  seq {feed['floor'] + 1} to {feed['tail']}"
         f"  {feed['bytes']:,} bytes  epoch {feed['epoch']} of {feed['leader'] or 'nobody'}"
+        + ("" if feed["folded"] is None else f"  snapshot up to seq {feed['folded']}")
         for feed in record["feeds"]
     ]
     await output.line(record, "\n".join(lines if record["feeds"] else [*lines, "  no feeds"]))
@@ -63,6 +64,7 @@ async def _feed(store: LogStore, name: str) -> dict[str, Any]:
         "floor": look.floor.seq,
         "tail": look.tail.seq,
         "bytes": look.bytes,
+        "folded": look.folded,
         "epoch": look.fence.epoch,
         "leader": look.fence.instance,
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from changefeed.cli.ask import Told, ask_all, merged_feeds
 from changefeed.cli.command import ASK_TIMEOUT, SERVER, Command, Values
+from changefeed.cli.feeds import folded, snapshot_words
 from changefeed.cli.output import Output, printable
 from changefeed.config import Option
 
@@ -35,6 +36,7 @@ async def run(values: Values, output: Output) -> int:
 def _feed_record(status: dict[str, Any], *, elections: bool) -> dict[str, Any]:
     kept = ("leader", "epoch", "head", "seq", "lineage", "problem", "subscribers", "settings")
     record = {key: status[key] for key in kept if key in status}
+    record["folded"] = folded(status)
     record["why"] = status.get("election", {}).get("why", "")
     if elections:
         record["elections"] = status.get("log", {}).get("epochs", [])
@@ -67,7 +69,7 @@ def feed_lines(feed: str, status: dict[str, Any], elections: bool) -> list[str]:
     """What there is to say of one feed."""
     why = status.get("election", {}).get("why", "")
     leader = f"{status['leader']} ({why})" if status["leader"] and why else status["leader"] or "UNKNOWN"
-    lines = ["", f"{feed}  leader {leader}  epoch {status['epoch']}  seq {status['seq']}"]
+    lines = ["", f"{feed}  leader {leader}  epoch {status['epoch']}  seq {status['seq']}{snapshot_words(status)}"]
     if status.get("head"):
         lines.append(f"  head {status['head']}")
     for subscriber in status.get("subscribers", ()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -20,6 +20,10 @@ from changefeed.wire.messages import Start
 
 if TYPE_CHECKING:
     from changefeed.cli.follow import Follow
+
+
+#: Where to begin, by words.
+STARTS: Final = ("beginning", "now", "snapshot")
 
 
 async def run(values: Values, output: Output) -> int:
@@ -51,8 +55,18 @@ async def run(values: Values, output: Output) -> int:
             await follow.run()
         nursery.cancel_scope.cancel()
     if output.human and follow.last is not None:
-        await output.note(f"to go on after it: changefeed tail {values.feed} --start {follow.last.position}")
+        await output.note(how_to_go_on(values.feed, follow.last, subscription.state.position))
     return 128 + caught[0] if caught else 0
+
+
+def how_to_go_on(feed: str, last: Event, reached: Position | None) -> str:
+    """The command that goes on after the last event told, for people. There is no position in a list, nor behind it
+    until what changed meanwhile has been told: it is begun again."""
+    if not last.position.is_listing:
+        return f"to go on after it: changefeed tail {feed} --start {last.position}"
+    if reached is None or reached.is_listing:
+        return f"the list was not at its end; to begin it again: changefeed tail {feed} --start snapshot"
+    return f"to go on after the list: changefeed tail {feed} --start {reached}"
 
 
 async def watch_signals(
@@ -86,8 +100,8 @@ def choose_start(values: Values) -> Start:
 
 
 def parse_start(text: str) -> Start:
-    """beginning, now, a position, or a time (2026-11-24T10:49:28Z, or milliseconds since 1970). Raises BadConfig."""
-    if text in ("beginning", "now"):
+    """One of STARTS, a position, or a time (2026-11-24T10:49:28Z, or milliseconds since 1970). Raises BadConfig."""
+    if text in STARTS:
         return Start(at=text)
     if text.count(".") == 3:
         return Start(position=Position.parse(text))
@@ -96,8 +110,8 @@ def parse_start(text: str) -> Start:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        known = "beginning, now, a position as printed by changefeed tail, or a time such as 2026-11-24T10:49:28Z"
-        raise BadConfig(f"{text!r:.100} is none of {known}{hint(text, ('beginning', 'now'))}") from None
+        known = f"{', '.join(STARTS)}, a position as printed by changefeed tail, or a time such as 2026-11-24T10:49:28Z"
+        raise BadConfig(f"{text!r:.100} is none of {known}{hint(text, STARTS)}") from None
     return Start(time=max(0, int(moment.timestamp() * 1000)))
 
 
@@ -108,9 +122,10 @@ def parse_resource(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def human_line(event: Event) -> str:
-    """One line for people: when, which seq, what happened to what, and the body as far as it fits."""
+    """One line for people: when, which seq, what happened to what, and the body as far as it fits. An event
+    of a snapshot's list says that it is one: a list is in the order of its objects, not of seqs."""
     when = time.strftime("%H:%M:%S", time.gmtime(event.time / 1000)) + f".{event.time % 1000:03}"
-    words = [when, f"#{event.seq}", event.op, event.resource, event.id]
+    words = [when, f"listed #{event.seq}" if event.listed else f"#{event.seq}", event.op, event.resource, event.id]
     if event.fields:
         words.append(f"[{','.join(event.fields)}]")
     if event.version is not None:
@@ -128,7 +143,8 @@ COMMAND = Command(
     options=(
         Option(
             "start",
-            "where to begin, unless a cursor says so: beginning, now (the default), a position, or a time",
+            "where to begin, unless a cursor says so: beginning, now (the default), snapshot (a list of all objects, "
+            "then what changes), a position, or a time",
             parse_start,
             metavar="START",
         ),

@@ -71,7 +71,7 @@ def test_flags_before_environment_before_file(tmp_path: Path) -> None:
         (["feed", "set", "a", "--retention-count", "0"], "--retention-count: '0' is not a value for it"),
         (["feed", "set", "a", "--retention-count", "9" * 40], "write a whole number from 1 to 2**63 - 1"),
         (["tail", "a", "--count", "x"], "write a whole number from 1 to"),
-        (["tail", "a", "--start", "9" * 23], "is none of beginning, now, a position"),
+        (["tail", "a", "--start", "9" * 23], "is none of beginning, now, snapshot, a position"),
         (["publish", "a", "vm", "1", "update", "--version", "x"], "write a whole number from 0 to"),
         (["publish", "a", "vm", "1", "update", "--fields", ","], "names no field"),
         (["dev", "--instances", "100"], "write a whole number from 1 to 26"),

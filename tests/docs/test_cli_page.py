@@ -35,7 +35,7 @@ unknown key is an error that names the nearest one. Durations are written `500ms
 | an instance | `ws://HOST:PORT`, `http://HOST:PORT`; for clients also `zk://…`: all that take part there |
 
 A JSON change is `{"resource", "id", "op", "fields", "body", "version", "meta"}`; an event adds `"position",
-"seq", "epoch", "time", "publisher", "group", "last"`.
+"seq", "epoch", "time", "publisher", "group", "last"`, and `"listed": true` if it is of a snapshot's list.
 """
 
 
