@@ -53,7 +53,10 @@ class SubscriptionState:
     position: everything up to it is handled (None: not known yet). head: the newest seq that is known. caught_up: the
     loop has been given everything up to the head. lag: seqs between position and head. staleness_s: for how long nobody
     has proved that this is current (infinite: never). resets: how often `bootstrap` healed a CannotResume, and
-    last_reset the last one. last_error: why the last connection or attempt ended; None while connected.
+    last_reset the last one. last_error: why the last connection or attempt ended; None while connected. listing: it
+    began at a snapshot and has not handled everything up to the head that stood at the list's end: what the loop has
+    built is not whole yet, `position` is the one that begins the list again, and lag counts from where the stream goes
+    on.
     """
 
     name: str
@@ -68,6 +71,7 @@ class SubscriptionState:
     resets: int
     last_reset: CannotResume | None
     last_error: ChangefeedError | None
+    listing: bool = False
 
 
 class Subscription:
@@ -184,6 +188,7 @@ class Subscription:
             machine.resets,
             machine.last_reset,
             machine.last_error,
+            machine.listing,
         )
 
     # ---- the loop
@@ -411,7 +416,7 @@ def make_start(start: Start | Position | str | int | datetime.datetime) -> Start
             return start if start.time is None else make_start(start.time)
         case Position():
             return Start(position=start)
-        case "now" | "beginning":
+        case "now" | "beginning" | "snapshot":
             return Start(at=str(start))
         case str():
             return Start(position=Position.parse(start))
@@ -419,7 +424,9 @@ def make_start(start: Start | Position | str | int | datetime.datetime) -> Start
             return Start(time=max(0, int(start.timestamp() * 1000)))  # before 1970 there was no event
         case int() if not isinstance(start, bool) and 0 <= start <= SEQ_MAX:
             return Start(time=start)
-    raise UsageError(f"start={start!r}: write 'beginning', 'now', a position, or a time (datetime, or ms since 1970)")
+    raise UsageError(
+        f"start={start!r}: write 'beginning', 'now', 'snapshot', a position, or a time (datetime, or ms since 1970)"
+    )
 
 
 def make_filter(
@@ -478,8 +485,9 @@ async def open_subscription(
 ) -> AsyncIterator[Subscription]:
     """Subscribe to a feed at any one of `servers`, and at others when that one fails, for ever.
 
-    servers: see changefeed/servers.py. start: "beginning", "now", a Position (or its text), a time (datetime, or
-    milliseconds since 1970: the first event at or after it); used only when the cursor is empty. resources: names, or
+    servers: see changefeed/servers.py. start: "beginning", "now", "snapshot" (a list of the latest event of each
+    object, then the stream: docs/how-to/snapshot.md), a Position (or its text), a time (datetime, or milliseconds since
+    1970: the first event at or after it); used only when the cursor is empty. resources: names, or
     {name: fields that must have changed}; ids, ops: exact; or all as one `filter`. name: under which status lists the
     subscription, 1 to 128 printable characters; default host and pid. cursor: a Cursor, or the path of a file. It is
     saved every commit_interval_s or commit_events (defaults: cursor_interval_s, cursor_events), at catching up, and

@@ -3,6 +3,7 @@
 A frame covers (after, to]. `after` beyond my position: a frame was lost: resume. `to` not beyond it: drop the frame.
 Otherwise take the events above my position; then position = to. So it does not matter how often a frame comes, nor from
 which server. Resuming continues after what was *taken*: that is kept until the loop has had it, so nothing is skipped.
+What a snapshot's list adds to that is in listing.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from changefeed.errors import (
     BadPosition,
     CannotResume,
     ChangefeedError,
+    NoSnapshot,
     NotDeclaredHere,
     OtherLineage,
     ProtocolError,
@@ -26,6 +28,7 @@ from changefeed.errors import (
 )
 from changefeed.settings import Settings
 from changefeed.subscriber.buffer import Buffer
+from changefeed.subscriber.listing import Listing
 from changefeed.wire.faults import error_of
 from changefeed.wire.frames import events_of
 from changefeed.wire.messages import (
@@ -34,6 +37,7 @@ from changefeed.wire.messages import (
     Fault,
     Handled,
     Limits,
+    Listed,
     Redirect,
     ServerMessage,
     Start,
@@ -119,6 +123,8 @@ class SubscriberMachine:
         #: The position that was asked for, if one was; it may lie inside a group.
         self._origin = self.position
         self._groups = False
+        #: A list that was begun, until the head that stood at its end is reached.
+        self._list: Listing | None = None
         self._watched = False
         self._buffer = Buffer(self.position)
         #: The next event if it can be given without a decision (else None); what was given before is handled.
@@ -161,19 +167,29 @@ class SubscriberMachine:
     def caught_up(self) -> bool:
         """Whether the loop has been given everything up to the newest head that is known."""
         given = self._buffer.given
-        return self.ever_subscribed and given is not None and given.seq >= self.head
+        return self.ever_subscribed and given is not None and not given.is_listing and given.seq >= self.head
+
+    @property
+    def listing(self) -> bool:
+        """Whether it begins with a list and has not handled everything up to the head that stood at the list's end."""
+        handled = self._buffer.handled
+        return self._start.at == "snapshot" if handled is None else handled.is_listing
 
     @property
     def reached(self) -> bool:
         """Whether everything up to the head at subscribing is handled."""
         handled = self._buffer.handled
-        return self._goal is not None and handled is not None and handled.seq >= self._goal
+        return self._goal is not None and handled is not None and not handled.is_listing and handled.seq >= self._goal
 
     @property
     def lag(self) -> int:
-        """Seqs between what is handled and the newest head that is known."""
+        """Seqs between what is handled and the newest head that is known; in a list, from where the stream goes on."""
         handled = self._buffer.handled
-        return 0 if handled is None else max(0, self.head - handled.seq)
+        if handled is None:
+            return 0
+        if handled.is_listing and self._list is not None and self._list.snapshot is not None:
+            handled = self._list.snapshot
+        return max(0, self.head - handled.seq)
 
     def staleness_s(self, now: float) -> float:
         """For how long nobody has proved that this is current."""
@@ -275,15 +291,14 @@ class SubscriberMachine:
         if not self.saves or handled is None or handled == saved:
             return None
         # After commit(position) the cursor may be ahead of what the loop's asking says.
-        behind = saved is not None and saved.lineage == handled.lineage and handled.seq <= saved.seq
-        return None if behind and not self._rewound else handled
+        return None if self.is_saved(handled) else handled
 
     def is_saved(self, position: Position) -> bool:
         """Whether the cursor holds `position` or a later one."""
         saved = self.saved
-        return (
-            saved is not None and saved.lineage == position.lineage and saved.seq >= position.seq and not self._rewound
-        )
+        if saved is None or self._rewound or saved.lineage != position.lineage:
+            return False
+        return saved == position or (saved.seq >= position.seq and not saved.is_listing)
 
     def begin_save(self, now: float, force: bool = False) -> Position | None:
         """What to save now, or None; counts as begun. Not while another one is running, unless forced."""
@@ -370,8 +385,7 @@ class SubscriberMachine:
         if self._subscribe_due:
             self._subscribe_due = False
             self._sent_at = now
-            start = self._start if self.position is None else Start(position=self.position)
-            return Subscribe(self.feed, start, self.name, self._filter, self._groups, CLIENT)
+            return self._subscribe()
         handled = self.handled
         moved = self.subscribed and handled != self._told
         if self.closing:
@@ -386,12 +400,25 @@ class SubscriberMachine:
         self._told = handled
         return Handled(handled)
 
+    def _subscribe(self) -> Subscribe:
+        begun = self._list
+        if self.position is None:
+            start = self._start
+        elif begun is not None and not begun.over:
+            start = begun.start()
+        else:
+            start = Start(position=self.position)
+        whole = begun.head if begun is not None and begun.over else 0
+        return Subscribe(self.feed, start, self.name, self._filter, self._groups, CLIENT, whole)
+
     def received(self, message: ServerMessage, generation: int, now: float) -> list[Effect]:
         if generation != self._generation or not self._connected:
             return []
         match message:
             case Events():
                 return self._frame(message, now)
+            case Listed():
+                return self._part(message, now)
             case Beat():
                 self._heard_at, self._stale_s = now, message.stale_s
                 self.head = max(self.head, message.head)
@@ -408,6 +435,8 @@ class SubscriberMachine:
         if self.subscribed:
             return [self._broken("a second Subscribed came")]
         at = message.position
+        if at.is_listing != (self._start.at == "snapshot" if self.position is None else self.position.is_listing):
+            return [self._broken(f"asked for {self.position or self._start.at}, was offered what follows {at}")]
         if self.position is None:
             self._begin(at)
         elif (
@@ -419,6 +448,8 @@ class SubscriberMachine:
         elif self._groups and not self._taken:
             # From the first event of the group that the position lies in. What is handled does not go back for it.
             self.position = at
+        if at.is_listing and self._list is None:
+            self._list = Listing(at.lineage)
         self.subscribed = self.ever_subscribed = True
         self.last_error = None
         self.instance = message.instance
@@ -429,10 +460,28 @@ class SubscriberMachine:
         self._heard_at, self._stale_s = now, 0.0
         return [Welcomed()]
 
+    def _part(self, part: Listed, now: float) -> list[Effect]:
+        """A part of the list."""
+        begun = self._list
+        if not self.subscribed or begun is None or begun.over:
+            return [self._broken("a part of a list came, but no list is under way")]
+        self._heard_at = now
+        try:
+            events = begun.take(part)
+        except BadMessage as error:
+            self.last_error = error
+            return [Leave(error)]
+        if begun.over:
+            self.position = begun.snapshot
+        self._took(events, part.snapshot, now)
+        return []
+
     def _frame(self, frame: Events, now: float) -> list[Effect]:
         position, to = self.position, frame.to
         if not self.subscribed or position is None:
             return [self._broken("events came before Subscribed")]
+        if position.is_listing:
+            return [self._broken("events came in the middle of a list")]
         if to.lineage != position.lineage:
             return [self._broken("events of another log came")]
         if frame.after > position.seq:
@@ -446,13 +495,24 @@ class SubscriberMachine:
             self.last_error = error
             return [Leave(error)]
         self.position = to
-        self.head = max(self.head, to.seq)
+        if self._list is not None:
+            events = self._list.follow(events)
+        self._took(events, to, now)
+        return []
+
+    def _took(self, events: list[Event], to: Position, now: float) -> None:
+        """Keep the events of a message until the loop has had them. to: where it ends in the stream."""
+        begun = self._list
+        self.head = max(self.head, to.seq, 0 if begun is None else begun.head)
         self._taken += 1
         self._misunderstood = 0
+        if begun is not None:
+            to = begun.held(to)
+            if not to.is_listing:
+                self._list = None
         self._buffer.put(events, to)
         if not events and not self._buffer.unfinished:
             self.settle(now)
-        return []
 
     def _above(self, position: Position, frame: Events) -> list[Event]:
         """The events of a frame above my position. Raises BadMessage if it does not continue what I have."""
@@ -474,9 +534,10 @@ class SubscriberMachine:
 
     def _faulted(self, error: ChangefeedError, retryable: bool) -> list[Effect]:
         self.last_error = error
-        if isinstance(error, CannotResume):
-            if error.position is None:
-                error.position = self.position
+        if isinstance(error, CannotResume | NoSnapshot):
+            # The log itself says so: no other server knows better.
+            if isinstance(error, CannotResume) and error.position is None:
+                error.position = self.position if self._list is None else self._list.snapshot
             self.fail(error)
             return [Leave(error)]
         if isinstance(error, ProtocolError | UsageError) and self.ever_subscribed and not retryable:
@@ -515,6 +576,7 @@ class SubscriberMachine:
 
     def _begin(self, position: Position | None) -> None:
         self.position = position
+        self._list = None
         self._buffer.begin(position)
         self._taken = 0
         self.head = 0 if position is None else position.seq
