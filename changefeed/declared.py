@@ -1,12 +1,17 @@
-"""Whether resource and field names are among those that a feed declares. Pure; the same for publishers and filters."""
+"""Whether what is published or asked for is as the feed's settings want it: names among the declared ones, the same for
+publishers and filters; bodies where the feed keeps a snapshot. Pure."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from changefeed.change import Resource
-from changefeed.errors import UnknownField, UnknownResource
+from changefeed.errors import BodyMissing, UnknownField, UnknownResource
+
+#: Ops whose change needs a body on a feed that keeps a snapshot.
+WITH_BODY: Final = frozenset({"create", "update"})
 
 
 def check_declared(name: str, fields: Iterable[str] | None, declared: Mapping[str, Resource]) -> None:
@@ -24,6 +29,16 @@ def check_declared(name: str, fields: Iterable[str] | None, declared: Mapping[st
     for field in fields or ():
         if field not in resource.fields:
             raise UnknownField(f"the feed declares no field {field!r} of {name!r}{_nearest(field, resource.fields)}")
+
+
+def body_missing(resource: str, id: str, op: str, body: object) -> BodyMissing | None:
+    """Why a feed that keeps a snapshot refuses a change; None if it does not: it has a body (not None), or needs none."""
+    if body is not None or op not in WITH_BODY:
+        return None
+    return BodyMissing(
+        f"the {op} of {resource} {id!r} has no body, and this feed keeps a snapshot: whoever starts with it would be "
+        "given an object without content; publish the whole object in `body`"
+    )
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

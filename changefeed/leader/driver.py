@@ -1,7 +1,7 @@
 r"""One term in office: a near `Leader`. Waits, looks things up in the log, appends, answers, trims; decides nothing.
 
 publish --> Sequencer --> run(): append, one at a time --> answers --> visible
-   ^            \-> look-ups, beside the appends
+   ^            \-> look-ups, beside the appends        \-> folder.py: into the snapshot
    \-- mover.py: what waits in an outbox
 """
 
@@ -18,13 +18,14 @@ import trio
 
 from changefeed.batch import ENTRY_OVERHEAD, Batch, Entry
 from changefeed.change import FeedSettings
-from changefeed.errors import ChangefeedError, LogUnavailable, NotCurrent, PositionTooOld
+from changefeed.errors import ChangefeedError, LogUnavailable, NotCurrent, TrimmedAway
 from changefeed.leader import Answered, retention
 from changefeed.leader.effects import Admit, Append, Deny, Effect, End, Facts, Give, Hold, LookUp, Reply, Step, Visible
+from changefeed.leader.folder import LATEST_MAX, Folder
 from changefeed.leader.looks import FreshLooks
 from changefeed.leader.machine import Sequencer
 from changefeed.leader.mover import Mover
-from changefeed.log import FeedLog, Fence, Look
+from changefeed.log import FeedLog, Fence, Latest, Look
 from changefeed.ports import World
 from changefeed.settings import Settings
 from changefeed.signal import Changed
@@ -75,7 +76,9 @@ class Term:
             fence.term,
             append_bytes_max=settings.append_bytes_max,
             queue_bytes_max=settings.leader_queue_bytes,
+            snapshot=declared().snapshot,
         )
+        self._folder = Folder(log, self._machine, settings, declared, self._go_on)
         self._looks = FreshLooks(log)
         # No more look-ups wait than batches, whose bytes are bounded.
         self._look_ups, self._look_ups_taken = trio.open_memory_channel[LookUp](math.inf)
@@ -118,6 +121,7 @@ class Term:
             "connections": machine.channels,
             "repeated": machine.repeated,
             "refused": machine.refused,
+            **self._folder.stats(),
             **self._kept,
         }
 
@@ -185,6 +189,7 @@ class Term:
                 settings.heartbeat_dead_s,
             ),
             resources=self._declared().resources,
+            snapshot=self._declared().snapshot,
         )
 
     async def publish(self, channel: str, batch: Batch, answered: Answered) -> None:
@@ -265,6 +270,7 @@ class Term:
                         nursery.start_soon(self._run_look_ups)
                     nursery.start_soon(self._run_retention)
                     nursery.start_soon(self._run_upkeep)
+                    nursery.start_soon(self._folder.run, self._beside)
                     if self._mover is not None:
                         nursery.start_soon(self._mover.run)
                     task_status.started()
@@ -330,7 +336,9 @@ class Term:
         counts["appends"] += 1
         counts["entries"] += len(append.entries)
         counts["events"] += append.entries[-1].last_seq - append.expected_tail
-        self._unkept_bytes += sum(entry.bytes for entry in append.entries)
+        size = sum(entry.bytes for entry in append.entries)
+        self._folder.appended(size)
+        self._unkept_bytes += size
         if self._unkept_bytes >= MAINTAIN_BYTES:
             self._upkeep.set()
 
@@ -359,6 +367,11 @@ class Term:
         if self._room:
             self._offer_room()
 
+    def _go_on(self, effects: Sequence[Effect]) -> None:
+        """Something may be accepted now, or have been the last one before a handover."""
+        self._perform(effects)
+        self._work.set()
+
     def _reply(self, reply: Reply) -> None:
         """What goes wrong with one publisher's connection is nobody else's trouble."""
         if reply.answer.repeated:
@@ -378,9 +391,7 @@ class Term:
                 effects = self._machine.not_found(wanted.token, error)
             else:
                 effects = self._machine.found(wanted.token, facts)
-            self._perform(effects)
-            # It may be accepted now, or have been the last one before a handover.
-            self._work.set()
+            self._go_on(effects)
 
     async def _look_up(self, wanted: LookUp) -> Facts:
         """Raises LogUnavailable, also when the log does not answer within log_timeout_s."""
@@ -399,9 +410,12 @@ class Term:
             if entry is None and wanted.end:
                 end = await log.find_batch(who, incarnation, wanted.end)
             if entry is not None and wanted.end >= entry.number + entry.count:
-                with contextlib.suppress(PositionTooOld):  # trimmed meanwhile: then nothing of it was read
+                with contextlib.suppress(TrimmedAway):  # trimmed meanwhile: then nothing of it was read
                     behind = await log.read(entry.last_seq, wanted.size)
-            return Facts(wanted, await self._looks.fresh(), state, last, entry, before, end, behind)
+            rows: list[Latest] = []
+            for index in range(0, len(wanted.keys), LATEST_MAX):
+                rows += await log.latest(wanted.keys[index : index + LATEST_MAX])
+            return Facts(wanted, await self._looks.fresh(), state, last, entry, before, end, behind, rows)
         raise LogUnavailable(f"the log has not answered for {self._settings.log_timeout_s} s")
 
     # ---- beside the appends

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from changefeed.declared import WITH_BODY
 from changefeed.log import Latest
 from changefeed.wire.changes import ends_of, raw_heads
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 
 DELETE: Final = "delete"
-#: Ops whose change needs a body on a feed that keeps a snapshot.
-WITH_BODY: Final = frozenset({"create", "update"})
 _STATES: Final = WITH_BODY | {DELETE}
 
 

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from changefeed.errors import BodyMissing, Refused, VersionMissing
-from changefeed.leader.folding import WITH_BODY, Key, tells_state
+from changefeed.declared import body_missing
+from changefeed.errors import Refused, VersionMissing
+from changefeed.leader.folding import Key, tells_state
 from changefeed.log import OUTBOX
 from changefeed.wire.changes import Head, raw_heads
 
 if TYPE_CHECKING:
-    from changefeed.batch import Batch
+    from changefeed.batch import Batch, Entry
     from changefeed.log import Latest, Look
 
 #: Objects with versions that are not in the snapshot yet: beyond it the leader takes no more until a fold is through.
@@ -59,6 +60,11 @@ def check_of(batch: Batch) -> Check:
     return _checked(raw_heads(batch.payload, batch.count), batch.publisher == OUTBOX)
 
 
+def marks_of(entry: Entry) -> dict[Key, int]:
+    """The objects to which an entry gives a version, with the highest one. Raises BadMessage, as above."""
+    return _checked(raw_heads(entry.payload, entry.count), True).marks
+
+
 def _checked(heads: Sequence[Head], committed: bool) -> Check:
     """committed: an application's transaction has decided it: nothing is refused, and nothing is asked."""
     bare: dict[Key, None] = {}
@@ -66,8 +72,8 @@ def _checked(heads: Sequence[Head], committed: bool) -> Check:
     error: Refused | None = None
     for resource, id, op, _, body, version, _ in heads:
         key = (resource, id)
-        if body is None and error is None and op in WITH_BODY:
-            error = body_missing(resource, id, op)
+        if body is None and error is None:
+            error = body_missing(resource, id, op, body)
         if version is None:
             if key in marks:
                 error = error or version_missing(key, marks[key])
@@ -108,6 +114,7 @@ class Guard:
 
     @property
     def objects(self) -> int:
+        """With a version, and not in the snapshot yet."""
         return len(self._unfolded)
 
     # ---- what is noted
@@ -201,13 +208,6 @@ class Guard:
 
 def versions_of(rows: Iterable[Latest]) -> dict[Key, int]:
     return {row.key: row.version for row in rows if row.version is not None}
-
-
-def body_missing(resource: str, id: str, op: str) -> BodyMissing:
-    return BodyMissing(
-        f"the {op} of {resource} {id!r} has no body, and this feed keeps a snapshot: whoever starts with it would be "
-        "given an object without content; publish the whole object in `body`"
-    )
 
 
 def version_missing(key: Key, version: int) -> VersionMissing:

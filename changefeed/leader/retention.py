@@ -70,6 +70,8 @@ def step(look: Look, settings: FeedSettings, aged: int, sample: Sequence[Entry],
         wanted = max(wanted, tail - settings.retention_count)
     if settings.retention_bytes is not None:
         wanted = max(wanted, floor + (look.bytes - settings.retention_bytes) // bytes_per_event)
+    if settings.snapshot:
+        wanted = min(wanted, floor if look.folded is None else look.folded)
     if wanted < oldest:
         return None
     if end < oldest:

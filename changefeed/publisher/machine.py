@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from changefeed.change import Change, Position, Resource
-from changefeed.declared import check_declared
+from changefeed.declared import body_missing, check_declared
 from changefeed.errors import (
     AcknowledgedLost,
     ChangefeedError,
@@ -100,6 +100,7 @@ class PublisherMachine:
         self._misunderstood = 0
         self._limits: Limits | None = None
         self._resources: dict[str, Resource] = {}
+        self._snapshot = False
         self._connected = False
         self._open_due = False
         #: Whether an Open that asks for an incarnation is unanswered; how often that made me change the id.
@@ -130,8 +131,8 @@ class PublisherMachine:
     def encode(self, changes: Iterable[Change]) -> Group:
         """Check and encode the changes of one group; keeps nothing.
 
-        Raises InvalidChange, ChangeTooLarge, GroupTooLarge, and UnknownResource or UnknownField (with the nearest name)
-        once the feed's declarations are known.
+        Raises InvalidChange, ChangeTooLarge, GroupTooLarge, and once the feed's declarations are known UnknownResource
+        or UnknownField (with the nearest name), BodyMissing on a feed that keeps a snapshot.
         """
         limits = self._limits
         change_max, group_max = self.settings.change_bytes_max, self.settings.group_bytes_max
@@ -142,6 +143,8 @@ class PublisherMachine:
         for change in changes:
             data = encode_change(change, change_max)
             check_declared(change.resource, change.fields, self._resources)
+            if self._snapshot and (missing := body_missing(change.resource, change.id, change.op, change.body)):
+                raise missing
             size += len(data)
             encoded.append(data)
             if size > group_max or len(encoded) > BATCH_CHANGES_MAX:
@@ -352,6 +355,7 @@ class PublisherMachine:
         self.last_error = None
         self._limits = message.limits
         self._resources = {resource.name: resource for resource in message.resources}
+        self._snapshot = message.snapshot
         self._held = message.last_number
         self._relink()
         return effects

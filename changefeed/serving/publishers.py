@@ -178,6 +178,7 @@ class _Desk:
                 process=feed.process,
                 limits=limits_of(feed.settings),
                 resources=feed.declared().resources,
+                snapshot=feed.declared().snapshot,
             )
         )
         assert self._nursery is not None
