@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import trio
@@ -16,6 +17,7 @@ from changefeed.batch import Batch, Entry, Tail, batch_digest, chain
 from changefeed.change import Change, Event, FeedSettings, Position
 from changefeed.errors import ChangefeedError, NotCurrent
 from changefeed.leader import Answered, Leader
+from changefeed.leader.folding import Stretch
 from changefeed.log import FeedLog, Fence
 from changefeed.log.memory import Faults, MemoryLogStore, MemoryPlace
 from changefeed.ports import SeededEntropy, World
@@ -27,8 +29,8 @@ from changefeed.signal import Changed
 from changefeed.transport import Connection
 from changefeed.wire.changes import encode_change
 from changefeed.wire.codec import decode, encode
-from changefeed.wire.frames import events_of
-from changefeed.wire.messages import Answer, Events, Fault, Open, Opened, Subscribed
+from changefeed.wire.frames import events_of, listed_of
+from changefeed.wire.messages import Answer, Events, Fault, Listed, Open, Opened, Subscribed
 
 
 class FakeFeed:
@@ -117,6 +119,28 @@ class FakeFeed:
     def show(self, entries: Sequence[Entry]) -> None:
         self.window.append(entries)
         self.changed.notify()
+
+    async def keep_snapshot(self) -> None:
+        """Switch the option on, and fold what there is."""
+        self.declaration = await self.log.set_settings(replace(await self.log.settings(), snapshot=True))
+        await self.fold()
+
+    async def fold(self, to: int | None = None) -> None:
+        """Bring the snapshot up to the entry that ends at seq `to` (None: to the tail), as a leader does."""
+        look = await self.log.look()
+        stretch = Stretch(look.floor.seq if look.folded is None else look.folded)
+        while stretch.to < (look.tail.seq if to is None else to):
+            for entry in await self.log.read(stretch.to, 2**20):
+                if to is None or entry.last_seq <= to:
+                    stretch.add(entry)
+        keys = list(stretch.objects)
+        known = [
+            row for index in range(0, len(keys), 1000) for row in await self.log.latest(keys[index : index + 1000])
+        ]
+        found = stretch.fold(known)
+        await self.log.fold(
+            self.epoch, self.term, look.folded, stretch.to, found.rows, found.gone, versioned=found.versioned
+        )
 
     async def fill(self, count: int, *, start: int = 1, body: Any = None, resource: str = "vm") -> None:
         """Append `count` entries of one update each, of the objects "1", "2" …"""
@@ -223,6 +247,8 @@ class ServingClient:
         self.position: Position | None = None
         self.welcome: Subscribed | None = None
         self.events: list[Event] = []
+        self.parts: list[Listed] = []
+        self.listed: list[Event] = []
         self.frames: list[Events] = []
 
     async def say(self, message: Any) -> None:
@@ -233,8 +259,19 @@ class ServingClient:
         message = decode(await self.connection.receive(), self.connection.subprotocol)
         if isinstance(message, Subscribed):
             self.welcome, self.position = message, message.position
+        elif isinstance(message, Listed):
+            assert self.position is not None and self.position.is_listing, "a part of a list where none is under way"
+            assert not self.parts or self.parts[0].snapshot == message.snapshot, "one list, two places in the stream"
+            found = listed_of(message, self.lineage)
+            keys = [(event.resource, event.id) for event in (*self.listed[-1:], *found)]
+            assert all(a < b for a, b in pairwise(keys)), "the list is out of order"
+            self.listed += found
+            self.parts.append(message)
+            if message.last:
+                self.position = message.snapshot
         elif isinstance(message, Events):
             assert self.position is not None, "a frame before the welcome"
+            assert not self.position.is_listing, "a frame in the middle of a list"
             assert message.after == self.position.seq, f"frame after {message.after}, position {self.position}"
             assert message.to.seq > message.after, "a frame that does not move"
             found = events_of(message, self.lineage)
