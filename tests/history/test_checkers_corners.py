@@ -629,6 +629,20 @@ BAD: list[tuple[str, str, str, str]] = [
     ),
     (
         "C13",
+        "another lineage, trimmed beyond the receipt: the loss is not told",
+        without(
+            _(
+                RESTORED,
+                ("nemesis restored 1", "nemesis restored 0 bb"),
+                ("p1 acked o3 2.2-2", ""),
+                ("p0 acked o4 2.3-3", "store trimmed 2\np0 acked o4 bb:2.3-3"),
+            ),
+            "p1 lost",
+        ),
+        "was never told",
+    ),
+    (
+        "C13",
         "another lineage: the loss is not told",
         without(
             _(RESTORED, ("nemesis restored 1", "nemesis restored 0 bb"), ("p0 acked o4 2.3-3", "p0 acked o4 bb:2.3-3")),

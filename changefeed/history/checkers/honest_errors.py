@@ -129,8 +129,9 @@ def _losses(view: View, found: Findings) -> None:
             ):
                 continue
             later = next((one for one in mine if one.at > restore.at and not view.lost(*one.last)), None)
+            same = restore.lineage == newest.last[0].partition(".")[0]
             if later is not None and any(
-                restore.at < at < later.at and floor >= newest.last[1] for at, floor in view.trims
+                same and restore.at < at < later.at and floor >= newest.last[1] for at, floor in view.trims
             ):
                 continue  # what stood there may have been trimmed since: nobody can tell the two apart any more
             if later is not None and not any(restore.at < at < later.at for at in told.get(who, ())):
