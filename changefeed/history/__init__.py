@@ -31,6 +31,7 @@ digits over a change's encoded bytes. Facts in [] may be left out: then what the
                  deposed    epoch, why
     the store    commit     epoch, term, fence, first, last, [fence_term]
                                                            inside the commit: the epoch that was fenced at that moment
+                 fenced     epoch, term                    inside the fence: when it was made, whenever that is told
                  trimmed    floor                          inside the trim: nothing up to that seq is held any more
     a reader     reader     reader, filter, groups, start  once per life, first; filter: {"resources": {name: [fields]},
                                                            "ids": [], "ops": []}, each part may be missing; groups:

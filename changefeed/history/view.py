@@ -159,6 +159,7 @@ class View:
         self.losses: list[tuple[int, Record]] = []
         self.elected: list[tuple[int, Record]] = []
         self.fences: list[tuple[int, Record]] = []
+        self.fenced: list[tuple[int, Record]] = []
         self.appends: list[tuple[int, Record]] = []
         self.deposed: list[tuple[int, Record]] = []
         self.commits: list[Commit] = []
@@ -192,6 +193,7 @@ class View:
             "quit": self._quit,
             "elected": self._keep(self.elected),
             "fence": self._keep(self.fences),
+            "fenced": self._keep(self.fenced),
             "append": self._keep(self.appends),
             "repeat": self._nothing,
             "deposed": self._keep(self.deposed),
@@ -401,6 +403,16 @@ class View:
         """How many restores came before a record."""
         return sum(restore.at < index for restore in self.restores)
 
+    def fence_era(self, index: int, record: Record) -> int:
+        """In which era the log made the fence that a record (fence, elected) tells of: whoever made it may hear of it,
+        and say so, only after the log was put back. Where the store does not tell: the era of the record."""
+        if self.restores:
+            term = record["epoch"], record["term"]
+            made = [at for at, fenced in self.fenced if at < index and (fenced["epoch"], fenced["term"]) == term]
+            if made:
+                return self.era(made[-1])
+        return self.era(index)
+
     def _commit(self, index: int, record: Record) -> None:
         epoch, term = record["epoch"], record["term"]
         lineage = record.get("lineage") or self.lineages[self.era(index)]
@@ -445,7 +457,7 @@ class View:
         born: dict[str, int] = {}
         lineages = self.lineages
         seen: list[tuple[int, str]] = [
-            (index, f"{lineages[self.era(index)]}.{record['epoch']}.{record['term']}")
+            (index, f"{lineages[self.fence_era(index, record)]}.{record['epoch']}.{record['term']}")
             for index, record in (*self.elected, *self.fences)
         ]
         seen += [(commit.at, commit.stamp) for commit in self.commits]

@@ -39,13 +39,14 @@ _PUBLISHER: Final = frozenset({"submit", "acked", "failed", "unknown", "lost"})
 _INSTANCE: Final = frozenset({"elected", "fence", "append", "repeat", "deposed"})
 _READER: Final = frozenset({"reader", "connected", "event", "bookmark", "handled", "refused"})
 _NEMESIS: Final = frozenset({"fault", "effect", "over", "restored", "heal", "converged"})
-_STORE: Final = frozenset({"commit", "trimmed"})
+_STORE: Final = frozenset({"commit", "fenced", "trimmed"})
 _GROUPS: Final = ("nemesis", "instance", "store", "publisher", "reader", "other")
 #: Only these: who appended and acknowledged what, and when, must stay in its place.
 _JOINED: Final = frozenset({"event", "handled"})
 _MARKS: Final = {
     "submit": "S", "acked": "R", "failed": "F", "unknown": "?", "lost": "L", "quit": "Q",
-    "elected": "E", "fence": "#", "append": "A", "repeat": "=", "deposed": "D", "commit": "C", "trimmed": "T",
+    "elected": "E", "fence": "#", "append": "A", "repeat": "=", "deposed": "D", "commit": "C", "fenced": "#",
+    "trimmed": "T",
     "reader": "o", "connected": "o", "event": "e", "bookmark": "b", "handled": "h", "refused": "!",
     "fault": "X", "effect": "x", "over": "/", "restored": "X", "heal": "H", "converged": "=",
 }  # fmt: skip
@@ -391,6 +392,8 @@ def words(row: Row) -> str:
             return f"{who} deposed in epoch {facts.get('epoch')}: {facts.get('why')}"
         case "commit":
             return f"commit {where} under fence {facts.get('fence')}"
+        case "fenced":
+            return f"the fence of epoch {facts.get('epoch')} is made"
         case "reader":
             chosen = {name: value for name, value in dict(facts.get("filter") or {}).items() if value}
             what = " whole groups" if facts.get("groups") else ""

@@ -236,6 +236,8 @@ class MadeUp:
         self.term = f"{self.chance.getrandbits(32):08x}"
         self.leader = self.chance.choice([name for name in "abc" if name != before])
         life = 1
+        if self.commits:
+            self.write("store", "fenced", epoch=self.epoch, term=self.term)
         self.write(self.leader, "elected", life, epoch=self.epoch, term=self.term, why=why)
         self.write(self.leader, "fence", life, epoch=self.epoch, term=self.term, tail=self.position(self.tail))
         if alive:
@@ -532,12 +534,20 @@ class MadeUp:
             kept = max(self.floor, self.entries[chance.randrange(len(self.entries))].last)
         self.faults += 1
         self.write("nemesis", "fault", id=self.faults, kind="put-back", target="", on={}, expects=[])
+        late: dict[str, Any] = {}
+        if self.commits and chance.random() < 0.5:
+            # Somebody fences the log that goes away, and hears of it afterwards. That epoch may come again.
+            late = {"epoch": self.epoch + chance.choice((1, 2, 3)), "term": f"{chance.getrandbits(32):08x}"}
+            self.write("store", "fenced", **late)
+            late["tail"] = self.position(self.tail)
         if anew:
             self.lineage, self.floor = "00000000000000bb", 0
         self.tail = kept
         self.entries = [entry for entry in self.entries if entry.last <= kept]
         self.past = [entry for entry in self.past if entry.last <= kept]
         self.write("nemesis", "restored", lineage=self.lineage, tail=kept, was=was)
+        if late:
+            self.write("d", "fence", **late)
         self.dead = []
         for publisher in self.publishers:
             publisher.owed = publisher.highest > kept

@@ -117,6 +117,8 @@ class Spec:
         #: What was put back to a copy: what somebody knew of it may still be said.
         self.lost: dict[int, set[Held]] = {}
         self.restored = False
+        #: Whether the store itself tells when a fence is made.
+        self.tells_fences = False
 
     def step(self, record: Record) -> None:
         """Raises AssertionError with the reason if no step explains the record."""
@@ -151,7 +153,8 @@ class Spec:
     def on_fence(self, record: Record) -> None:
         epoch, term = record["epoch"], record["term"]
         tail = _seq(record["tail"])
-        if self.restored and tail > self.tail:
+        gone = tail > self.tail or (self.tells_fences and self.fenced.get(epoch) != term)
+        if self.restored and gone:
             # It landed in the log that is gone; its answer came after the copy was put back.
             self.offices.setdefault((record["node"], record["life"]), {})[epoch] = term
             return
@@ -163,6 +166,11 @@ class Spec:
         )
         self.offices.setdefault((record["node"], record["life"]), {})[epoch] = term
         self.vouched = max(self.vouched, tail)
+
+    def on_fenced(self, record: Record) -> None:
+        self.tells_fences = True
+        require(record["epoch"] > self.fence[0], f"the log let epoch {record['epoch']} follow {self.fence[0]}")
+        self._fence_landed(record["epoch"], record["term"])
 
     def _fence_landed(self, epoch: int, term: str) -> None:
         """The step that may have happened unseen before it is spoken of."""

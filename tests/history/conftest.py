@@ -5,6 +5,7 @@
     p0 failed o1 log-full        p0 unknown o1    p0 lost    p0 quit    p0 quit abandoned
     a elected 1                  a fence 1 tail 0                    a append 1 1-2 stored      a deposed 1
     b repeat importer 1          store commit 1 1-2 (… under 2)      store trimmed 4
+    store fenced 1
     s0 reader from beginning     s1 reader {"ids": ["c"]} groups from 1.2
     s0 connected 1.2 (… asked 1.2)     s0 event 1.1 a (… group 1 more)     s0 bookmark 1.2     s0 handled 1.2
     s0 refused position-too-old 1.2
@@ -127,6 +128,7 @@ LEADERS: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {
     "deposed": lambda rest: ("deposed", {"epoch": int(rest), "why": "fenced"}),
     "repeat": lambda rest: ("repeat", {"publisher": rest.split()[0], "number": int(rest.split()[1])}),
     "commit": _commit,
+    "fenced": lambda rest: ("fenced", _term(rest)),
     "trimmed": lambda rest: ("trimmed", {"floor": int(rest)}),
 }
 

@@ -177,6 +177,48 @@ GOOD: dict[str, str] = {
             "c elected 2/eeeeeeee\nc fence 2/eeeeeeee tail 1.2\nnemesis restored 1",
         ),
     ),
+    "a fence of the log that went away is told of afterwards, and its epoch comes again": _(
+        RESTORED,
+        ("a elected 1", "store fenced 1\na elected 1"),
+        (
+            "nemesis restored 1",
+            "store fenced 2/eeeeeeee\nnemesis restored 1\nc elected 2/eeeeeeee\nc fence 2/eeeeeeee tail 1.2",
+        ),
+        ("b elected 2", "store fenced 2\nb elected 2"),
+    ),
+    "a fence of the log that went away is told of afterwards, and lower epochs write": _(
+        RESTORED,
+        ("a elected 1", "store fenced 1\na elected 1"),
+        ("nemesis restored 1", "store fenced 3/eeeeeeee\nnemesis restored 1\nc fence 3/eeeeeeee tail 1.2"),
+        ("b elected 2", "store fenced 2\nb elected 2"),
+    ),
+    "the same, of a copy that had lost nothing": """
+store fenced 1
+a elected 1
+a fence 1 tail 0
+p0 submits o1: a
+store commit 1 1-1
+p0 acked o1 1.1-1
+store fenced 3
+nemesis restored 1
+b fence 3 tail 1.1
+store fenced 2
+c elected 2
+c fence 2 tail 1.1
+p0 submits o2: b
+store commit 2 2-2
+p0 acked o2 2.2-2
+s0 reader from beginning
+s0 connected 0
+s0 event 1.1 a
+s0 event 2.2 b
+s0 handled 2.2
+nemesis heal 10
+nemesis converged
+end log 2.2 floor 0
+end entry 1.1 p0-1/1/1: a
+end entry 2.2 p0-1/1/2: b
+""",
     "a leader of a log that was put back is replaced": _(RESTORED, behind("s1 handled 2.3", "b deposed 2")),
     "the second try with other bytes was stored, and is trimmed": _(
         UNSEEN, ("p0 submits o1: a", "p0 submits o1: a!\np0 submits o1: a")
@@ -191,6 +233,39 @@ GOOD: dict[str, str] = {
 }
 
 BAD: list[tuple[str, str, str, str]] = [
+    (
+        "C8",
+        "the log lets two terms fence one epoch, and one never hears of it",
+        _(PLAIN, ("a elected 1", "store fenced 1/eeeeeeee\nstore fenced 1\na elected 1")),
+        "the log let epoch 1 be fenced with term 00000001, after term eeeeeeee",
+    ),
+    (
+        "C8",
+        "a leader of an epoch that the log never let it fence",
+        _(PLAIN, ("a elected 1", "store fenced 1\na elected 1")),
+        "says that it fenced epoch 2 with term 00000002: the log never did",
+    ),
+    (
+        "C8",
+        "a fence is told of before the log makes it",
+        _(
+            PLAIN,
+            ("a fence 1 tail 0", "a fence 1 tail 0\nstore fenced 1"),
+            ("b elected 2", "store fenced 2\nb elected 2"),
+        ),
+        "says that it fenced epoch 1",
+    ),
+    (
+        "C8",
+        "an epoch is fenced twice in the copy that was put back",
+        _(
+            RESTORED,
+            ("a elected 1", "store fenced 1\na elected 1"),
+            ("nemesis restored 1", "nemesis restored 1\nstore fenced 2/eeeeeeee\nc fence 2/eeeeeeee tail 1.1"),
+            ("b elected 2", "store fenced 2\nb elected 2"),
+        ),
+        "the log let epoch 2 be fenced with term 00000002, after term eeeeeeee",
+    ),
     (
         "C4",
         "two terms at a place that is trimmed and was not seen",

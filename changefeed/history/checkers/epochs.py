@@ -2,7 +2,8 @@
 
 Broken if the log lacks a seq between its floor and its tail, has one twice or one beyond its tail; if an epoch is lower
 than one before it; if one epoch has two terms in one log; if the log let two leaders, or two terms, fence one epoch
-(unless its storage was put back between them).
+(unless its storage was put back between them), or somebody fenced an epoch and the log (where the store tells of its
+fences) knows nothing of it.
 """
 
 from __future__ import annotations
@@ -71,9 +72,24 @@ def _tail(view: View, found: Findings) -> None:
 def _fenced(view: View, found: Findings) -> None:
     terms: dict[tuple[int, int], str] = {}
     leaders: dict[tuple[int, int], tuple[str, int]] = {}
-    for at, record in sorted((*view.elected, *view.fences), key=lambda one: one[0]):
+    made: dict[tuple[int, int], tuple[str, int]] = {}
+    for at, record in view.fenced:
         key = view.era(at), record["epoch"]
+        term, _ = made.setdefault(key, (record["term"], at))
+        if term != record["term"]:
+            found.say(
+                f"the log let epoch {record['epoch']} be fenced with term {record['term']}, after term {term}",
+                record=at,
+            )
+    for at, record in sorted((*view.elected, *view.fences), key=lambda one: one[0]):
+        key = view.fence_era(at, record), record["epoch"]
         term, who = record["term"], (record["node"], record["life"])
+        told, since = made.get(key, ("", at))
+        if made and (told != term or since > at):
+            found.say(
+                f"{record['node']} says that it fenced epoch {record['epoch']} with term {term}: the log never did",
+                record=at,
+            )
         if terms.setdefault(key, term) != term:
             found.say(
                 f"epoch {record['epoch']} was fenced with term {term} by {record['node']}, before with {terms[key]}",

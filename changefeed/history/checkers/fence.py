@@ -22,7 +22,7 @@ def check(view: View) -> list[Broken]:
 
 def _commits(view: View, found: Findings) -> None:
     """Commits and returned fences, in the order in which they happened."""
-    fences = [(at, record["epoch"]) for at, record in view.fences]
+    fences = [(at, record["epoch"]) for at, record in view.fences if view.fence_era(at, record) == view.era(at)]
     events = sorted(
         [(at, epoch, None) for at, epoch in fences] + [(commit.at, 0, commit) for commit in view.commits],
         key=lambda one: one[0],
@@ -59,7 +59,7 @@ def _tails(view: View, found: Findings) -> None:
         ends[epoch] = low, seq
     last = len(view.restores)
     for at, record in view.fences:
-        if view.era(at) != last:
+        if view.fence_era(at, record) != last:
             continue
         if isinstance(record["tail"], str) and view.lost(*place_of(record["tail"])):
             continue  # it was made in the log that is gone, and told of afterwards

@@ -102,6 +102,8 @@ class Archive:
                 self._recorder.add("store", 1, "entry", **entry_facts(entry, data.lineage))
             if new:
                 self._newest = new[0]
+        elif point == "fence done":
+            self._recorder.add("store", 1, "fenced", epoch=data.fence.epoch, term=data.fence.term)
         elif point == "trim done" and data.floor.seq > self._floor:
             self._floor = data.floor.seq
             self._recorder.add("store", 1, "trimmed", floor=self._floor)

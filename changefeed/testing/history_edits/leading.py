@@ -79,6 +79,22 @@ def _fenced_twice(bench: Bench) -> bool:
     return True
 
 
+@edit("C8", "the log lets an epoch be fenced twice")
+def _let_twice(bench: Bench) -> bool:
+    record = bench.pick(bench.all("fenced"))
+    if record is None:
+        return False
+    bench.records.insert(bench.at(record) + 1, {**record, "term": "ffffffff"})
+    return True
+
+
+@edit("C8", "somebody fences an epoch, and the log knows nothing of it")
+def _never_fenced(bench: Bench) -> bool:
+    record = bench.pick(bench.all("fenced"))
+    told = [one for one in bench.all("fence") if record is not None and one["term"] == record["term"]]
+    return bool(told) and record is not None and len(bench.all("fenced")) > 1 and bench.remove(record)
+
+
 @edit("C8", "the row of the tail is of another term")
 def _tail_term(bench: Bench) -> bool:
     if not bench.entries:
