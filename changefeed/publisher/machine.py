@@ -327,7 +327,7 @@ class PublisherMachine:
                 self._open_due = True
                 return effects
             case Fault():
-                self._asked = False
+                # It may have nothing to do with an Open that is unanswered (draining): that one may still be granted.
                 return self._faulted(error_of(message), message.retryable)
             case Redirect():
                 return [Go(message.servers, message.delay_s)]

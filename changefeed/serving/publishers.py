@@ -145,7 +145,12 @@ class _Desk:
             )
 
     async def _open(self, request: Open) -> None:
-        """Be admitted by whoever leads, however long that takes: the writer beats meanwhile."""
+        """Be admitted by whoever leads, however long that takes: the writer beats meanwhile.
+
+        A leader that was lost before it answered may still grant an incarnation, for as long as its term runs. Asked
+        twice for one under the same id, it might grant the first one last, which would supersede the one in use. So
+        only the leader of another term, whose fence ends that, is asked again; else the publisher must, under a new id.
+        """
         if len(self._outgoing) >= self._feed.settings.in_flight_max:
             raise BadMessage(
                 f"{len(self._outgoing)} messages were not taken, and yet the publisher opens again: read what is sent"
@@ -156,13 +161,19 @@ class _Desk:
         self._desk.closed()
         self._unwatch()
         self._leave()
+        gives = request.incarnation is None and not request.named
+        unanswered: tuple[int, str] | None = None
         while True:
             leader = await self._feed.leader()
+            if unanswered == (leader.epoch, leader.term):
+                raise NotCurrent("the leader was lost before it gave an incarnation; open again, under another id")
             channel = self._feed.subscribers.channel()
             self._leader, self._channel = leader, channel
             try:
                 opened = await leader.open(request, channel)
             except _NOT_NOW:
+                if gives and leader.lost.is_set():
+                    unanswered = leader.epoch, leader.term
                 self._leave()
                 await trio.sleep(RETRY_S)
                 continue

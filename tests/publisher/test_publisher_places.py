@@ -12,7 +12,7 @@ from changefeed.errors import AcknowledgedLost, GroupTooLarge, OutcomeUnknown
 from changefeed.publisher.groups import Batch, Cut, Group, Settled
 from changefeed.wire.changes import BATCH_CHANGES_MAX
 from changefeed.wire.faults import fault_of
-from changefeed.wire.messages import Open, Reopen
+from changefeed.wire.messages import Fault, Open, Reopen
 
 
 def test_a_group_of_more_changes_than_a_batch_may_hold_is_refused() -> None:
@@ -48,6 +48,21 @@ def test_a_named_publisher_whose_leader_is_lost_asks_again_on_the_same_connectio
     assert isinstance(first, Open) and first.incarnation is None
     assert machine.received(Reopen("the leader was lost")) == []
     assert machine.take(0.0) == first
+
+
+@pytest.mark.parametrize("code", ["draining", "not-current"])
+def test_a_fault_that_ends_the_connection_leaves_an_open_unanswered(code: str) -> None:
+    """The instance stops, or knows no leader, while an Open is under way: it may be granted late, and would supersede
+    the next one if that asked under the same id."""
+    machine = make()
+    machine.connected(0.0)
+    first = machine.take(0.0)
+    machine.received(Fault(code, "goes away", True))
+    machine.disconnected()
+    machine.connected(1.0)
+    second = machine.take(1.0)
+    assert isinstance(first, Open) and isinstance(second, Open)
+    assert first.publisher != second.publisher and second.incarnation is None
 
 
 def test_what_was_sent_is_in_doubt_when_exactly_the_last_receipt_is_lost() -> None:

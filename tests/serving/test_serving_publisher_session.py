@@ -127,6 +127,63 @@ async def test_open_waits_for_a_leader_while_heartbeats_go_on(autojump_clock: Mo
         assert b.leader.closed == [channel for _, channel in b.leader.opens[:2]]
 
 
+class LostLeader(FakeLeader):
+    """Its link is lost while an Open is under way: it may still grant what was asked."""
+
+    async def open(self, request: Open, channel: str) -> Opened:
+        self.opens.append((request, channel))
+        self.lose()
+        raise NotCurrent("the leader was lost before it answered; ask again")
+
+
+ASKS = OPEN
+NAMED = Open("vmapi", "importer", "5e55104", named=True)
+KEEPS = Open("vmapi", "napi", "5e55104", incarnation=1)
+
+
+async def test_an_incarnation_is_not_asked_for_twice_in_one_term(autojump_clock: MockClock) -> None:
+    """The link to the leader was lost, and is there again: the first Open may be granted after the second, and would
+    supersede it. The publisher must ask anew, under another id: it is told at once."""
+    async with bench(leads=False) as b:
+        lost = LostLeader(b.feed)
+        b.feed.set_leader(lost)
+        client = b.connect()
+        await client.say(ASKS)
+        await trio.testing.wait_all_tasks_blocked()
+        b.feed.set_leader(b.leader)
+        fault, _ = await client.hear_all()
+        assert (fault.code, fault.retryable) == ("not-current", True)
+        assert len(lost.opens) == 1 and not b.leader.opens
+
+
+@pytest.mark.parametrize("request_", [NAMED, KEEPS], ids=["named", "has one"])
+async def test_who_keeps_an_incarnation_is_opened_again_over_a_new_link(
+    autojump_clock: MockClock, request_: Open
+) -> None:
+    """No grant can supersede it, however late."""
+    async with bench(leads=False) as b:
+        b.feed.set_leader(LostLeader(b.feed))
+        client = b.connect()
+        await client.say(request_)
+        await trio.testing.wait_all_tasks_blocked()
+        b.feed.set_leader(b.leader)
+        assert isinstance(await client.hear(), Opened)
+
+
+async def test_an_incarnation_is_asked_for_again_of_the_next_term(autojump_clock: MockClock) -> None:
+    """Its fence has ended whatever the leader before it might still have granted."""
+    async with bench(leads=False) as b:
+        b.feed.set_leader(LostLeader(b.feed))
+        client = b.connect()
+        await client.say(ASKS)
+        await trio.testing.wait_all_tasks_blocked()
+        await b.feed.new_term()
+        second = FakeLeader(b.feed, "i2")
+        b.feed.set_leader(second)
+        assert isinstance(await client.hear(), Opened)
+        assert len(second.opens) == 1
+
+
 @pytest.mark.parametrize(
     ("error", "details"),
     [
