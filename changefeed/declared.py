@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from changefeed.change import Resource
+from changefeed.change import Change, Resource
 from changefeed.errors import BodyMissing, UnknownField, UnknownResource
 
 #: Ops whose change needs a body on a feed that keeps a snapshot.
@@ -31,8 +31,16 @@ def check_declared(name: str, fields: Iterable[str] | None, declared: Mapping[st
             raise UnknownField(f"the feed declares no field {field!r} of {name!r}{_nearest(field, resource.fields)}")
 
 
+def check_change(change: Change, declared: Mapping[str, Resource], snapshot: bool) -> None:
+    """Raise what refuses a change: UnknownResource, UnknownField, and BodyMissing if the feed keeps a snapshot."""
+    check_declared(change.resource, change.fields, declared)
+    missing = body_missing(change.resource, change.id, change.op, change.body) if snapshot else None
+    if missing is not None:
+        raise missing
+
+
 def body_missing(resource: str, id: str, op: str, body: object) -> BodyMissing | None:
-    """Why a feed that keeps a snapshot refuses a change; None if it does not: it has a body (not None), or needs none."""
+    """Why a feed that keeps a snapshot refuses a change; None if it does not: it has a body, or needs none."""
     if body is not None or op not in WITH_BODY:
         return None
     return BodyMissing(

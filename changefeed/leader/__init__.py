@@ -5,9 +5,13 @@
     book.py       what is known of each publisher: its runs of numbers, where recent batches landed (pure)
     effects.py    what the machine asks for, and the facts that come back (pure)
     refusals.py   why the answer is no, in sentences (pure)
+    folding.py    which event of an object stands in the snapshot of a feed that keeps one (pure)
+    guard.py      which objects have versions, and what is refused because of that (pure)
+    checks.py     batches that wait until that is known (pure)
     retention.py  what may be trimmed now (pure)
     looks.py      fresh looks into the log, shared by all who ask
     driver.py     one term in office: waits, looks things up in the log, appends, answers, trims
+    folder.py     folds what is durable into the snapshot, beside the appends
     mover.py      moves what applications' own transactions put into an outbox, as a publisher of its own
 
 This file is the contract between a leader and those who bring it batches: an instance's own publishers' desk, or the

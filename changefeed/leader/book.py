@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from changefeed.batch import Batch, Entry
+from changefeed.batch import Batch, Entry, chain
 from changefeed.wire.changes import ends_of
 from changefeed.wire.messages import Answer, Open
 
@@ -166,6 +166,26 @@ class Flight:
         self.accepted = accepted
         self.entries = entries
         self.tries = 0
+
+
+def stamped(batch: Batch, lineage: str, epoch: int, term: str, seq: int, time: int, previous: bytes) -> Entry:
+    """The entry that a batch becomes. previous: the digest of the entry before it."""
+    entry = Entry(
+        epoch,
+        term,
+        seq,
+        time,
+        batch.publisher,
+        batch.incarnation,
+        batch.after,
+        batch.number,
+        batch.sizes,
+        batch.payload,
+        batch.digest,
+    )
+    # The digest is over the stamp: filling it in is cheaper than building the frozen entry twice.
+    object.__setattr__(entry, "digest", chain(previous, lineage, entry))
+    return entry
 
 
 def shared(stored: Batch | Entry, digest: bytes, batch: Batch, behind: Sequence[Entry] = ()) -> tuple[int, int]:

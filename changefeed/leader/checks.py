@@ -7,7 +7,7 @@ too: it is given only after a look that began after the batch came.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from changefeed.errors import BadMessage, ChangefeedError
@@ -46,9 +46,11 @@ class Checks:
         """The term is over: nothing is judged any more."""
         self._runs.clear()
 
-    def stop(self, effects: list[Effect]) -> None:
+    def stop(self, pending: Iterable[Accepted], effects: list[Effect]) -> None:
         """The feed keeps no snapshot any more."""
         self.guard = Guard()
+        for accepted in pending:
+            accepted.marks = {}
         self.again(effects)
 
     # ---- batches

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from changefeed.batch import ENTRY_OVERHEAD, Batch, Entry, Tail, chain
+from changefeed.batch import ENTRY_OVERHEAD, Batch, Entry, Tail
 from changefeed.change import Position
 from changefeed.errors import (
     AcknowledgedLost,
@@ -23,10 +23,9 @@ from changefeed.errors import (
     LogFull,
     LogUnavailable,
     NotCurrent,
-    PublisherInUse,
 )
 from changefeed.leader import refusals
-from changefeed.leader.book import IDLE_MAX, Accepted, Channel, Flight, Known, Opening, Request, Run, shared
+from changefeed.leader.book import IDLE_MAX, Accepted, Channel, Flight, Known, Opening, Request, Run, shared, stamped
 from changefeed.leader.checks import Checks
 from changefeed.leader.effects import (
     Admit,
@@ -146,8 +145,8 @@ class Sequencer:
     # ---- the snapshot
 
     def keep_snapshot(self, look: Look) -> None:
-        """The feed keeps a snapshot: from now on batches are checked, and none whose check needs what stands between
-        the snapshot and the log's end is judged before `built`. Nothing happens where that is known already."""
+        """The feed keeps a snapshot: from now on batches are checked; where that needs what stands between the snapshot
+        and the log's end, after `built`. Nothing happens if that is known already."""
         if self.checks.guard.on or self.ended is not None:
             return
         self.checks.guard.begin(look)
@@ -158,15 +157,13 @@ class Sequencer:
         """It keeps none any more."""
         effects: list[Effect] = []
         if self.checks.guard.on:
-            for accepted in self._accepted():
-                accepted.marks = {}
-            self.checks.stop(effects)
+            self.checks.stop(self._accepted(), effects)
         return effects
 
     def built(self, found: Sequence[tuple[dict[Key, int], int]]) -> list[Effect]:
         """What stands between the snapshot and the log's end has been read; see Guard.built."""
-        effects: list[Effect] = []
         self.checks.guard.built(found)
+        effects: list[Effect] = []
         self.checks.again(effects)
         return effects
 
@@ -291,8 +288,7 @@ class Sequencer:
         request, known = opening.request, opening.known
         if not (request.named or known.named) or not known.in_use(request.session):
             return None
-        message = f"publisher {request.publisher!r} is in use by another process; stop that one or choose another name"
-        return self._deny(opening, PublisherInUse(message))
+        return self._deny(opening, refusals.in_use(request.publisher))
 
     def _admit(self, opening: Opening, run: Run) -> Step:
         if self.finishing or self.ended is not None:
@@ -481,7 +477,7 @@ class Sequencer:
             if entries and size > self._append_bytes_max:
                 break
             accepted.append(self._waiting.popleft())
-            entry = self._stamp(batch, seq + 1, time, digest)
+            entry = stamped(batch, self.lineage, self.epoch, self.term, seq + 1, time, digest)
             entries.append(entry)
             seq, digest = entry.last_seq, entry.digest
         self._flight = flight = Flight(accepted, tuple(entries))
@@ -524,24 +520,6 @@ class Sequencer:
         if isinstance(error, LogFull):
             return self._roll_back(flight, error)
         return self.end(refusals.ends_term(error) or error.code)
-
-    def _stamp(self, batch: Batch, seq: int, time: int, previous: bytes) -> Entry:
-        entry = Entry(
-            self.epoch,
-            self.term,
-            seq,
-            time,
-            batch.publisher,
-            batch.incarnation,
-            batch.after,
-            batch.number,
-            batch.sizes,
-            batch.payload,
-            batch.digest,
-        )
-        # The digest is over the stamp: filling it in is cheaper than building the frozen entry twice.
-        object.__setattr__(entry, "digest", chain(previous, self.lineage, entry))
-        return entry
 
     def _roll_back(self, flight: Flight, error: LogFull) -> list[Effect]:
         """Nothing of the append is stored: its batches are refused, and what waited to follow them has a gap."""

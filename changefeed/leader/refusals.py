@@ -17,6 +17,7 @@ from changefeed.errors import (
     NumberReused,
     OutcomeUnknown,
     PositionTooOld,
+    PublisherInUse,
     Superseded,
 )
 from changefeed.leader.book import Run
@@ -63,6 +64,10 @@ def reused(batch: Batch) -> NumberReused:
         f"publisher {batch.publisher!r} sent number {batch.number} again with other changes or in another group: its "
         f"outbox or file was copied, restored or edited; publish the rest under a new publisher id"
     )
+
+
+def in_use(publisher: str) -> PublisherInUse:
+    return PublisherInUse(f"publisher {publisher!r} is in use by another process; stop that one or choose another name")
 
 
 def trimmed(batch: Batch) -> OutcomeUnknown:

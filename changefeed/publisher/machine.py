@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from changefeed.change import Change, Position, Resource
-from changefeed.declared import body_missing, check_declared
+from changefeed.declared import check_change
 from changefeed.errors import (
     AcknowledgedLost,
     ChangefeedError,
@@ -142,9 +142,7 @@ class PublisherMachine:
         size = 0
         for change in changes:
             data = encode_change(change, change_max)
-            check_declared(change.resource, change.fields, self._resources)
-            if self._snapshot and (missing := body_missing(change.resource, change.id, change.op, change.body)):
-                raise missing
+            check_change(change, self._resources, self._snapshot)
             size += len(data)
             encoded.append(data)
             if size > group_max or len(encoded) > BATCH_CHANGES_MAX:
@@ -354,8 +352,7 @@ class PublisherMachine:
         self.in_use = None
         self.last_error = None
         self._limits = message.limits
-        self._resources = {resource.name: resource for resource in message.resources}
-        self._snapshot = message.snapshot
+        self._resources, self._snapshot = {one.name: one for one in message.resources}, message.snapshot
         self._held = message.last_number
         self._relink()
         return effects
