@@ -19,7 +19,14 @@ sys.path.insert(0, str(ROOT))
 # Workers that the steps start find `simulations` and `changefeed` there too.
 os.environ["PYTHONPATH"] = str(ROOT)
 
-from simulations.proof import postgres_cost, postgres_hosts, postgres_jobs, postgres_mirrors, postgres_outbox  # noqa: E402
+from simulations.proof import (  # noqa: E402
+    postgres_cost,
+    postgres_hosts,
+    postgres_jobs,
+    postgres_mirrors,
+    postgres_outbox,
+    postgres_snapshot,
+)
 from simulations.proof.rows import Row, proof_parser, run_proof  # noqa: E402
 
 
@@ -33,6 +40,7 @@ def all_steps(git: Path | None, quick: bool) -> dict[str, Callable[[], Iterator[
         "million": partial(postgres_outbox.million, quick),
         "two-instances": partial(postgres_mirrors.two_instances, quick),
         "initial": partial(postgres_mirrors.initial, quick),
+        "snapshot": partial(postgres_snapshot.snapshot, quick),
         "pgbench": partial(postgres_jobs.pgbench, quick),
         "hosts": partial(postgres_hosts.rows, quick),
         "cost": partial(postgres_cost.cost, quick),

@@ -46,12 +46,18 @@ def database(**settings: str) -> Iterator[tuple[PostgresqlServer, str]]:
 
 @contextmanager
 def cluster(
-    url: str, count: int = 3, feed: str = FEED, coordinator: str | None = None, started: bool = True
+    url: str,
+    count: int = 3,
+    feed: str | Sequence[str] = FEED,
+    coordinator: str | None = None,
+    started: bool = True,
+    flags: Sequence[str] = (),
 ) -> Iterator[ServeCluster]:
     """Instances on that log, as processes."""
+    feeds = [feed] if isinstance(feed, str) else list(feed)
     with tempfile.TemporaryDirectory(prefix="changefeed-proof-", ignore_cleanup_errors=True) as folder:
         made = ServeCluster(
-            [feed], count=count, folder=Path(folder), log=url, coordinator=coordinator, env=dict(os.environ)
+            feeds, count=count, folder=Path(folder), log=url, coordinator=coordinator, env=dict(os.environ), flags=flags
         )
         try:
             if started:
