@@ -8,7 +8,7 @@ them digests and positions, are equal.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from changefeed.batch import Entry, batch_digest, chain
 from changefeed.change import FeedSettings, Position
 from changefeed.errors import ChangefeedError
-from changefeed.log import FeedLog, Fence, LogStore, Look
+from changefeed.log import FeedLog, Fence, Key, Latest, LogStore, Look
 from changefeed.log.memory import MemoryLogStore, MemoryPlace
 from changefeed.log.verify import verify_log
 from changefeed.ports import SeededEntropy, World
@@ -35,6 +35,14 @@ _NUMBERS = st.integers(0, 12)
 _SEQS = st.integers(0, 30)
 _SIZES = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
 _ENTRIES = st.lists(st.tuples(_PUBLISHERS, st.integers(1, 4), _SIZES, st.binary(max_size=40)), min_size=1, max_size=4)
+_ALL_KEYS = [(resource, id) for resource in ("vm", "VM") for id in ("a", "\0", "\uffff", "\U00010000")]
+_KEYS = st.sampled_from(_ALL_KEYS)
+_VERSIONS = st.none() | st.integers(0, 3)
+_ROWS = st.lists(
+    st.tuples(_KEYS, st.integers(0, 4), _VERSIONS, st.none() | st.binary(max_size=20)),
+    max_size=6,
+    unique_by=lambda r: r[0],
+)
 _SETTINGS = Settings(publishers_max=3)
 
 
@@ -64,6 +72,11 @@ class Lockstep(RuleBasedStateMachine):
         if leads:
             self.fence(1, False, True)
             self.open_publisher("a", True, 1)
+        if leads > 1:
+            self.append([("a", 1, (1,), b"%d" % number) for number in range(12)], 1, 0, True)
+            self.same_look()
+        if leads > 2:
+            self.fold(True, 3, 0, [(("vm", "a"), 0, None, b"a"), (("vm", "b"), 1, 2, None)], [], False, False, 1)
 
     def open(self) -> None:
         async def open_both() -> list[FeedLog]:
@@ -138,6 +151,47 @@ class Lockstep(RuleBasedStateMachine):
     def trim(self, up_to: int, by: int) -> None:
         epoch, term = (self._look.fence.epoch, self._look.fence.term) if by else self._terms[-1]
         self._both(lambda log: log.trim(epoch, term, up_to))
+        self.same_rows()
+
+    @rule(
+        anew=st.sampled_from((False, False, False, True)),
+        ahead=st.sampled_from((0, 1, 1, 2, 2, 3, 4, -1, 99)),
+        off=st.sampled_from((0, 0, 0, 0, 0, 1, -1)),
+        rows=_ROWS,
+        gone=st.lists(_KEYS, max_size=3),
+        twice=st.sampled_from((False, False, False, False, True)),
+        versioned=st.booleans(),
+        by=st.integers(0, 6),
+    )
+    def fold(
+        self, anew: bool, ahead: int, off: int, rows: list[Any], gone: list[Any], twice: bool, versioned: bool, by: int
+    ) -> None:
+        """Mostly on from where the snapshot stands; sometimes with rows below the floor, as after a trim meanwhile."""
+        epoch, term = (self._look.fence.epoch, self._look.fence.term) if by else self._terms[-1]
+        folded = self._look.folded
+        after = None if anew or folded is None else folded + off
+        to = (self._look.floor.seq if after is None else after) + ahead
+        to = min(to, self._look.tail.seq) if 0 <= ahead < 99 else to
+        latest = [
+            Latest(resource, id, max(1, to - back), 1, "00000001", 7, "a", version, payload)
+            for (resource, id), back, version, payload in rows
+            if payload is not None or version is not None
+        ]
+        if not twice:
+            gone = [key for key in dict.fromkeys(gone) if key not in {row.key for row in latest}]
+        self._both(lambda log: log.fold(epoch, term, after, to, latest, gone, versioned=versioned))
+        self.same_look()
+        self.same_rows()
+
+    @rule(keys=st.lists(_KEYS, max_size=4), after=st.none() | _KEYS, max_bytes=st.integers(0, 60), at=st.none() | _SEQS)
+    def list_latest(self, keys: list[Any], after: Any, max_bytes: int, at: int | None) -> None:
+        self._both(lambda log: _latest(log, keys))
+        self._both(lambda log: log.list_latest(after, max_bytes, at=at))
+
+    def same_rows(self) -> None:
+        """Equal snapshots: the tombstones, and the list in its order."""
+        self._both(lambda log: _latest(log, _ALL_KEYS))
+        self._both(lambda log: log.list_latest(None, 2**20))
 
     @rule(after=_SEQS, max_bytes=st.integers(0, 600))
     def read(self, after: int, max_bytes: int) -> None:
@@ -200,6 +254,10 @@ class Lockstep(RuleBasedStateMachine):
                 await log.aclose()
 
         trio.run(end)
+
+
+async def _latest(log: FeedLog, keys: Sequence[Key]) -> list[Latest]:
+    return sorted(await log.latest(keys), key=lambda row: row.key)
 
 
 async def _answer(call: Call, log: FeedLog) -> Any:

@@ -42,6 +42,7 @@ from changefeed.testing.log_suite_publishers import (
     check_publishers_bound,
     check_publishers_trimmed,
 )
+from changefeed.testing.log_suite_snapshot import SNAPSHOT_CHECKS
 
 Check = Callable[[MakeStore], Awaitable[None]]
 
@@ -513,6 +514,7 @@ LOG_CHECKS: Final[tuple[Check, ...]] = (
     check_settings,
     check_cancelled,
     check_maintain,
+    *SNAPSHOT_CHECKS,
 )
 
 
