@@ -26,13 +26,15 @@ Ask = Callable[["Request", "tuple[Key, ...]", "list[Effect]"], int]
 
 
 class Checks:
-    """One term's. judge: what the Sequencer does with a batch; it comes back here where the batch is new."""
+    """One term's. judge: what the Sequencer does with a batch; it comes back here where the batch is new. looking:
+    look-ups on their way, by token."""
 
-    def __init__(self, judge: Judge, refuse: Refuse, ask: Ask) -> None:
+    def __init__(self, judge: Judge, refuse: Refuse, ask: Ask, looking: dict[int, Request]) -> None:
         self.guard = Guard()
         self._judge = judge
         self._refuse = refuse
         self._ask = ask
+        self._looking = looking
         self._runs: dict[Run, None] = {}
         #: The request that was judged last could not be decided.
         self._undecided = False
@@ -143,7 +145,8 @@ class Checks:
                 return
             run.checking.popleft()
             if request.check is not None:
+                # It is judged without what was asked, or may come back: then the snapshot must be asked again.
+                self._looking.pop(request.check.token, None)
                 self.guard.settled(request.check.token)
-                # If it comes back, the snapshot must be asked again.
                 request.check = None
         self._runs.pop(run, None)

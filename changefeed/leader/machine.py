@@ -88,7 +88,7 @@ class Sequencer:
         self._waiting: deque[Accepted] = deque()
         self._flight: Flight | None = None
         self._token = 0
-        self.checks = Checks(self._judge, self._refuse, self._ask_snapshot)
+        self.checks = Checks(self._judge, self._refuse, self._ask_snapshot, self._looking)
         if snapshot:
             self.keep_snapshot(look)
 

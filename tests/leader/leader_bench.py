@@ -152,7 +152,14 @@ class SyncLog:
 class Bench:
     """A leader's machine on a SyncLog. answers: what it replied, by ticket; visible: what subscribers see."""
 
-    def __init__(self, log: SyncLog | None = None, *, append_bytes_max: int = 1 << 20, queue_bytes_max: int = 1 << 20):
+    def __init__(
+        self,
+        log: SyncLog | None = None,
+        *,
+        append_bytes_max: int = 1 << 20,
+        queue_bytes_max: int = 1 << 20,
+        snapshot: bool = False,
+    ):
         self.log = SyncLog() if log is None else log
         look = self.log.fence(self.log.fence_row.epoch + 1)
         self.machine = Sequencer(
@@ -161,6 +168,7 @@ class Bench:
             look.fence.term,
             append_bytes_max=append_bytes_max,
             queue_bytes_max=queue_bytes_max,
+            snapshot=snapshot,
         )
         self.answers: dict[Any, Answer] = {}
         self.order: list[Any] = []
