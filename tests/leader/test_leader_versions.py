@@ -158,6 +158,40 @@ def test_a_fold_between_question_and_judgement_hides_nothing(bench: SnapBench) -
     assert bench.machine.checks.guard.objects == 0, "and no longer"
 
 
+def test_what_was_asked_for_a_batch_that_had_a_gap_is_asked_again(bench: SnapBench) -> None:
+    """Nothing is remembered for it once it was judged; it may come back behind what fills the gap."""
+    bench.store(0, batch_of(1, vm("x", 1)))
+    bench.fold()
+    bench.open("q", "d")
+    bench.publish(1, batch_of(2, vm("x")))
+    bench.publish(2, batch_of(3, vm("a")))
+    refused, early = bench.look_ups
+    bench.look_ups.clear()
+    bench.perform(bench.machine.found(early.token, bench.log.facts(early)))
+    bench.perform(bench.machine.found(refused.token, bench.log.facts(refused)))
+    (gap,) = bench.look_ups
+    facts = bench.log.facts(gap)
+    bench.look_ups.clear()
+    bench.store(3, batch_of(1, vm("a", 7), publisher="q", incarnation=2), "d")
+    bench.fold()
+    bench.publish(4, batch_of(2, vm("x", 2)))
+    bench.append()
+    bench.perform(bench.machine.found(gap.token, facts))
+    bench.settle()
+    assert (code(bench, 1), code(bench, 2)) == ("version-missing", "version-missing")
+
+
+def test_what_is_folded_is_forgotten(bench: SnapBench) -> None:
+    """Object by object, also behind one that changed again."""
+    bench.store(1, batch_of(1, vm("a", 1)))
+    bench.store(2, batch_of(2, vm("b", 1)))
+    bench.store(3, batch_of(3, vm("a", 2)))
+    bench.fold(2)
+    assert bench.machine.checks.guard.objects == 1
+    bench.fold(1)
+    assert bench.machine.checks.guard.objects == 0
+
+
 def test_a_retry_is_answered_by_its_receipt(bench: SnapBench) -> None:
     """Also after the object got a version, in memory or from the log, by this leader or the next; without body too."""
     bench.store(1, batch_of(1, vm("a")))
@@ -285,9 +319,23 @@ def test_the_next_leader_knows_what_is_not_folded_yet(bench: SnapBench) -> None:
     later.publish(3, batch_of(4, vm("a")))
     later.append()
     assert (code(later, 2), 3 in later.answers) == ("", False)
+    assert not later.machine.idle, "no handover before it is answered"
     later.build()
     later.settle()
     assert code(later, 3) == "version-missing"
+
+
+def test_what_a_leader_accepts_while_it_reads_counts_too(bench: SnapBench) -> None:
+    """Its entries lie behind those that it reads."""
+    bench.store(1, batch_of(1, vm("a", 5)))
+    later = SnapBench(bench.log, build=False)
+    found = [(guard.marks_of(entry), entry.last_seq) for entry in bench.log.held]
+    later.store(2, batch_of(2, vm("b", 1)))
+    later.perform(later.machine.built(found))
+    for ticket, id in ((3, "a"), (4, "b")):
+        later.publish(ticket, batch_of(ticket, vm(id), after=2))
+        later.settle()
+    assert (code(later, 3), code(later, 4)) == ("version-missing", "version-missing")
 
 
 def test_an_option_that_is_switched_on_counts_what_is_pending(bench: SnapBench) -> None:
