@@ -453,13 +453,14 @@ BEGIN
         OR EXISTS (SELECT FROM changefeed.tombstones t WHERE t.feed_id = p_feed);
 END $$;
 
--- Rows with a payload above a key, while they fit into max_bytes. A loop, since nothing else stops at a sum; read in
+-- Rows above a key, while they fit into max_bytes; a tombstone counts 128 (rules.py says so too). A loop, since nothing else stops at a sum; read in
 -- chunks, so that each is a walk along the key and never a sort of everything.
 CREATE FUNCTION changefeed.list_latest(p_feed integer, p_resource text, p_id bytea, p_max_bytes bigint)
 RETURNS SETOF changefeed.objects LANGUAGE plpgsql STABLE AS $$
 DECLARE
     v_row changefeed.objects;
     v_size bigint := 0;
+    v_first boolean := TRUE;
     v_count integer;
     v_resource text := p_resource;
     v_id bytea := p_id;
@@ -468,13 +469,14 @@ BEGIN
         v_count := 0;
         FOR v_row IN
             SELECT o.* FROM changefeed.objects o
-             WHERE o.feed_id = p_feed AND (o.resource, o.id) > (v_resource, v_id) AND o.payload IS NOT NULL
+             WHERE o.feed_id = p_feed AND (o.resource, o.id) > (v_resource, v_id)
              ORDER BY o.resource, o.id LIMIT 500
         LOOP
-            v_size := v_size + octet_length(v_row.payload);
-            IF v_size > p_max_bytes AND v_size > octet_length(v_row.payload) THEN
+            v_size := v_size + coalesce(octet_length(v_row.payload), 128);
+            IF v_size > p_max_bytes AND NOT v_first THEN
                 RETURN;
             END IF;
+            v_first := FALSE;
             v_count := v_count + 1;
             v_resource := v_row.resource;
             v_id := v_row.id;

@@ -4,6 +4,12 @@ A transaction is a group. One that is larger than a group may be (only captured 
 it) goes out in parts, one after the other; each of its events says so in its meta:
 
     "split": {"transaction": "…", "part": 0, "more": true}
+
+On a feed that keeps a snapshot, changefeed.publish() refuses in the application's own statement a create or update
+without a body, and a change without version of an object that has one (check_snapshot in outbox_1.sql says how far it
+sees). Nothing of that is checked here, nor by the leader: a row is committed. A create or update whose body has no form
+that may be sent goes on without it and says so in its meta ("body-left-out"); in the snapshot it takes its object's
+place all the same, so that whoever starts there is told as much as the stream tells.
 """
 
 from __future__ import annotations

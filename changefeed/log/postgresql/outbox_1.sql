@@ -81,10 +81,10 @@ BEGIN
 END $$;
 
 -- Raises for names that the feed does not declare. p_value: the feed's settings.
-CREATE FUNCTION changefeed.check_declared(p_value text, p_resource text, p_fields text[]) RETURNS void
+CREATE FUNCTION changefeed.check_declared(p_value jsonb, p_resource text, p_fields text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog AS $$
 DECLARE
-    v_declared jsonb := p_value::jsonb -> 'resources';
+    v_declared jsonb := p_value -> 'resources';
     v_resource jsonb;
     v_field text;
 BEGIN
@@ -103,6 +103,32 @@ BEGIN
                 quote_literal(p_resource),
                 (SELECT string_agg(n, ', ' ORDER BY n) FROM jsonb_array_elements_text(v_resource -> 'fields') n)
                 USING ERRCODE = '22023';
+        END IF;
+    END IF;
+END $$;
+
+-- Raises for what a feed that keeps a snapshot takes from no publisher: a create or update without a body, and a change
+-- without version of an object that has one in the snapshot. The caller holds the key's lock. This is all that is
+-- checked: the leader moves what was committed, whatever it is. What waits here still, or is in the log and not folded
+-- yet, is not looked at: an object's first versions may be followed by a change without, which then takes its place.
+-- Captured tables are not asked at all: the database itself has put their changes into an order, and without a body are
+-- only those of which the mover must leave it out (see outbox.py).
+CREATE FUNCTION changefeed.check_snapshot(p_feed integer, p_resource text, p_id text, p_op text, p_body jsonb,
+                                          p_version bigint) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog AS $$
+DECLARE
+    v_version bigint;
+BEGIN
+    IF p_op IN ('create', 'update') AND (p_body IS NULL OR jsonb_typeof(p_body) = 'null') THEN
+        RAISE 'body-missing: the % of % % has no body, and this feed keeps a snapshot: whoever starts with it would be given an object without content; publish the whole object in body',
+            p_op, p_resource, quote_literal(left(p_id, 80)) USING ERRCODE = '22023';
+    ELSIF p_version IS NULL THEN
+        SELECT o.version INTO v_version FROM changefeed.objects o
+         WHERE o.feed_id = p_feed AND o.resource = p_resource AND o.id = convert_to(p_id, 'UTF8')
+           AND o.version IS NOT NULL;
+        IF FOUND THEN
+            RAISE 'version-missing: the change of % % has no version, but the object''s changes carry one (% stands) and this feed keeps a snapshot: nobody could say which is newer; publish it with a version above that one',
+                p_resource, quote_literal(left(p_id, 80)), v_version USING ERRCODE = '22023';
         END IF;
     END IF;
 END $$;
@@ -163,10 +189,10 @@ CREATE FUNCTION changefeed.publish(feed text, resource text, id text, op text, f
 RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
     v_feed integer;
-    v_settings text;
+    v_settings jsonb;
     v_keys integer;
 BEGIN
-    SELECT f.id, s.value INTO v_feed, v_settings FROM changefeed.feeds f JOIN changefeed.settings s ON s.feed_id = f.id
+    SELECT f.id, s.value::jsonb INTO v_feed, v_settings FROM changefeed.feeds f JOIN changefeed.settings s ON s.feed_id = f.id
      WHERE f.feed = publish.feed;
     IF NOT FOUND THEN
         RAISE 'unknown-feed: there is no feed % in this database; there are: %', quote_nullable(feed),
@@ -183,6 +209,9 @@ BEGIN
     ELSE
         PERFORM pg_advisory_xact_lock_shared(hashtextextended('changefeed ' || v_feed, 0));
         PERFORM pg_advisory_xact_lock(hashtextextended(v_feed || ' ' || resource || ' ' || id, 1));
+    END IF;
+    IF v_settings -> 'snapshot' = 'true' THEN
+        PERFORM changefeed.check_snapshot(v_feed, resource, id, op, body, version);
     END IF;
     RETURN changefeed.put(v_feed, feed, resource, id, op, fields, body::text, version, meta::text, false);
 END $$;
