@@ -167,6 +167,7 @@ async def bench(objects: int, seed: int, *, rounds: int = 1000, page: int = 4096
     extra = [("vm", f"new-{number}") for number in range(40)]
     await feed.keep_snapshot()
     churn = Churn(feed, random.Random(seed), keys + extra, set(keys), rounds)
+    await churn.change(20)
     feed.log._store.hook = churn  # type: ignore[attr-defined]
     async with trio.open_nursery() as nursery:
         yield Bench(feed, nursery, churn)
