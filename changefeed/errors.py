@@ -177,6 +177,14 @@ class NumberReused(Refused):
     close_code = 4516
 
 
+class NumberSkipped(Refused):
+    """A number that was never stored, sent after higher ones were: nothing is stored out of order. It was refused when
+    it was sent first (`log-full`), or left out. The publisher goes on."""
+
+    code = "number-skipped"
+    close_code = 4519
+
+
 class NumberGap(Refused):
     """A publisher skipped a number. Never reaches an application: the publisher resends from its first pending one."""
 

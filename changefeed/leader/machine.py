@@ -413,7 +413,8 @@ class Sequencer:
             elif facts is None:
                 self._look_up(request, effects)
             else:
-                self._refuse(request, refusals.reused(batch), effects)
+                why = refusals.skipped if accepted is None else refusals.reused
+                self._refuse(request, why(batch), effects)
             return
         landed = run.recent.get(batch.number)
         if landed is not None and landed[1] == batch.digest:
@@ -422,9 +423,11 @@ class Sequencer:
             self._look_up(request, effects, number=batch.number)
         elif facts.entry is not None:
             self._judge_held(request, facts.entry, facts.behind, effects)
-        elif facts.before is not None or facts.look.floor.seq == 0 or batch.last_number > run.stored:
-            # What comes after an entry that is still held has not been trimmed: the number was skipped. And a batch is
-            # stored whole: one that reaches beyond the last number stored is not the one that was trimmed.
+        elif facts.before is not None or facts.look.floor.seq == 0:
+            # What comes after an entry that is still held has not been trimmed: the number was skipped.
+            self._refuse(request, refusals.skipped(batch), effects)
+        elif batch.last_number > run.stored:
+            # A batch is stored whole: one that reaches beyond the last number stored is not the one that was trimmed.
             self._refuse(request, refusals.reused(batch), effects)
         else:
             # Of what is known to end in the trimmed part all is gone; else only its first group is for certain.

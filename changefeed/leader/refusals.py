@@ -15,6 +15,7 @@ from changefeed.errors import (
     LogUnavailable,
     NumberGap,
     NumberReused,
+    NumberSkipped,
     OutcomeUnknown,
     PositionTooOld,
     PublisherInUse,
@@ -68,6 +69,13 @@ def reused(batch: Batch) -> NumberReused:
 
 def in_use(publisher: str) -> PublisherInUse:
     return PublisherInUse(f"publisher {publisher!r} is in use by another process; stop that one or choose another name")
+
+
+def skipped(batch: Batch) -> NumberSkipped:
+    return NumberSkipped(
+        f"number {batch.number} of publisher {batch.publisher!r} was never stored, and higher ones were: it was "
+        f"refused before, or left out; nothing is stored out of order, so publish it under another publisher id"
+    )
 
 
 def trimmed(batch: Batch) -> OutcomeUnknown:

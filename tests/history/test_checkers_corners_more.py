@@ -219,6 +219,25 @@ end log 2.2 floor 0
 end entry 1.1 p0-1/1/1: a
 end entry 2.2 p0-1/1/2: b
 """,
+    "a named publisher tries again what was refused, after what it submitted behind it was stored": _(
+        PLAIN,
+        ("p2(importer) submits o3: d", "p2(importer) submits o8: x\np2 failed o8 log-full\np2(importer) submits o3: d"),
+        behind("p2#2 acked o3 2.4-4 repeated", "p2(importer)#2 submits o8: x", "p2#2 failed o8 number-skipped"),
+    ),
+    "the same, of a store that does not tell": without(
+        _(
+            PLAIN,
+            (
+                "p2(importer) submits o3: d",
+                "p2(importer) submits o8: x\np2 failed o8 log-full\np2(importer) submits o3: d",
+            ),
+            (
+                "p2#2 acked o3 2.4-4 repeated",
+                "p2(importer)#2 submits o8: x\np2#2 failed o8 number-skipped\np2#2 acked o3 2.4-4 repeated",
+            ),
+        ),
+        "store ",
+    ),
     "a leader of a log that was put back is replaced": _(RESTORED, behind("s1 handled 2.3", "b deposed 2")),
     "the second try with other bytes was stored, and is trimmed": _(
         UNSEEN, ("p0 submits o1: a", "p0 submits o1: a!\np0 submits o1: a")
@@ -233,6 +252,33 @@ end entry 2.2 p0-1/1/2: b
 }
 
 BAD: list[tuple[str, str, str, str]] = [
+    (
+        "C13",
+        "a publisher is too late for its number, though it submitted nothing behind it",
+        _(
+            PLAIN,
+            behind("p2#2 acked o3 2.4-4 repeated", "p2(importer)#2 submits o8: x", "p2#2 failed o8 number-skipped"),
+        ),
+        "too late for its number",
+    ),
+    (
+        "C13",
+        "a publisher is too late for its number before what is behind it was stored",
+        _(
+            PLAIN,
+            (
+                "p2(importer) submits o3: d",
+                "p2(importer) submits o8: x\np2(importer) submits o3: d\np2 failed o8 number-skipped",
+            ),
+        ),
+        "too late for its number",
+    ),
+    (
+        "C13",
+        "a publisher without a name is too late for its number",
+        _(PLAIN, ("p1 submits o2: c", "p1 submits o8: x\np1 failed o8 number-skipped\np1 submits o2: c")),
+        "too late for its number",
+    ),
     (
         "C8",
         "the log lets two terms fence one epoch, and one never hears of it",

@@ -288,7 +288,7 @@ def test_a_skipped_number_that_comes_later_is_refused(bench: Bench) -> None:
     bench.look()
 
     refused = {ticket: bench.answers[ticket].code for ticket in ("waiting", "stored", "trimmed before")}
-    assert refused == dict.fromkeys(refused, "number-reused")
+    assert refused == dict.fromkeys(refused, "number-skipped")
 
 
 def test_a_retry_of_what_was_trimmed_has_an_unknown_position(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -46,7 +47,7 @@ from changefeed.wire.changes import split
 from changefeed.wire.messages import Answer, Open
 
 PUBLISHERS = ("anne", "bob", "Named")
-FINAL = {"number-gap", "number-reused", "superseded", "forgotten", "outcome-unknown"}
+FINAL = {"number-gap", "number-reused", "number-skipped", "superseded", "forgotten", "outcome-unknown"}
 picks = st.integers(0, 1_000_000)
 
 
@@ -251,7 +252,7 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: any(boss.channels for boss in self.bosses))
     @rule(
         index=picks,
-        what=st.sampled_from(["new"] * 4 + ["again"] * 3 + ["skip", "forged", "part", "gap", "rerun"]),
+        what=st.sampled_from(["new"] * 4 + ["again"] * 3 + ["skip", "late", "forged", "part", "gap", "rerun"]),
         seed=picks,
     )
     def send(self, index: int, what: str, seed: int) -> None:
@@ -267,6 +268,10 @@ class Cluster(RuleBasedStateMachine):
         made = self.made[who]
         if what == "rerun" and made:
             return self.rerun(who, made[seed % len(made) :], seed)
+        holes = [(old, new) for old, new in pairwise(made) if new.number > old.last_number + 1]
+        if what == "late" and holes:
+            old, _ = pick(holes, seed)
+            return batch(old.last_number + 1, "late", publisher=who[0], incarnation=who[1], after=old.last_number)
         if what in ("again", "forged", "part") and made:
             old = pick(made, seed)
             if what == "again":
@@ -438,15 +443,17 @@ class Cluster(RuleBasedStateMachine):
         there = any(place_in(e, sent) is not None for e in mine)
         if code in FINAL:
             assert boss.last_in_office >= ask.born, "a final no of a leader that was deposed before the question"
-        if code in {"number-gap", "number-reused", "log-full"}:
+        if code in {"number-gap", "number-reused", "number-skipped", "log-full"}:
             assert not there or boss is not self.bosses[-1], f"{code}, but the very bytes are stored"
+        if code == "number-skipped":
+            assert not any(e.number <= sent.number <= e.number + e.count - 1 for e in mine), "a number that is stored"
         if isinstance(error, Superseded):
             self.superseded(boss, sent.publisher, sent.incarnation, error.last_number)
         elif code == "outcome-unknown":
             assert not any(e.number <= sent.number <= e.number + e.count - 1 for e in mine if e in self.log.held)
             assert sent.number <= max(e.number + e.count - 1 for e in mine)
         else:
-            assert code in {"number-gap", "number-reused", "log-full", "not-current"}
+            assert code in {"number-gap", "number-reused", "number-skipped", "log-full", "not-current"}
 
     def check_stored(self, sent: Batch, answer: Answer) -> None:
         """The receipt points at those very bytes, of that publisher, and only one try was the first."""
@@ -524,7 +531,7 @@ def schedule(cluster: Cluster, random: Random, steps: int) -> None:
         cluster.end_append(index=index(), how=random.choice(ways))
 
     def send() -> None:
-        kinds = ["new"] * 7 + ["again"] * 4 + ["rerun"] * 4 + ["skip", "forged", "part", "gap"]
+        kinds = ["new"] * 7 + ["again"] * 4 + ["rerun"] * 4 + ["skip", "late", "forged", "part", "gap"]
         cluster.send(index=index(), what=random.choice(kinds), seed=index())
 
     def open() -> None:
@@ -571,7 +578,8 @@ def test_long_schedules(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
         answers.update(f"part: {what}" for what in cluster.parts)
     expected = {
         "part: stored", "part: unknown",
-        "stored", "again", "number-gap", "number-reused", "superseded", "log-full", "not-current", "outcome-unknown",
+        "stored", "again", "number-gap", "number-reused", "number-skipped", "superseded", "log-full", "not-current",
+        "outcome-unknown",
         "open: superseded", "open: forgotten", "open: bad-message", "open: not-current", "open: publisher-in-use",
     }  # fmt: skip
     assert {code for code in expected if answers[code] >= 3} == expected, answers

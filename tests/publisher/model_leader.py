@@ -75,7 +75,9 @@ class ModelLeader:
             if end <= self.last[incarnation] and 0 < part < count:
                 same = all(one[1] == data for one, data in zip(held[:part], changes, strict=False) if one is not None)
                 count = part
-            if not same or held[0] is None:
+            if held[0] is None:
+                return refuse("number-skipped")
+            if not same:
                 return refuse("number-reused")
             return Answer(number, count, position(held[0][0]), True)
         if message.after != self.last[incarnation]:

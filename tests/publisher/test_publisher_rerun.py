@@ -13,7 +13,7 @@ from hypothesis import given
 from model_leader import ModelLeader, change, settings
 from publisher_steps import connect, make, refused, sent, stored, submit
 
-from changefeed.errors import NumberReused, OutcomeUnknown
+from changefeed.errors import NumberReused, NumberSkipped, OutcomeUnknown
 from changefeed.publisher.groups import Group, Leave
 from changefeed.publisher.machine import PublisherMachine
 from changefeed.wire.changes import encode_change
@@ -103,6 +103,27 @@ def test_a_changed_line_of_a_rerun_stops_it_after_the_lines_before_it() -> None:
     assert [group.receipt is not None for group in groups] == [True, True, False, False]
     assert isinstance(groups[2].error, NumberReused) and isinstance(groups[3].error, NumberReused)
     assert isinstance(machine.stopped, NumberReused)
+
+
+def test_a_line_that_comes_too_late_is_refused_alone() -> None:
+    """It was refused in the first run (the log was full), and later lines were stored: the rerun goes on behind it."""
+    machine = make(named=True, in_flight_max=1)
+    connect(machine, last=4)
+    machine._cut.whole(4)
+    groups = [submit(machine, f"line-{number}", number=number) for number in range(1, 6)]
+    (publish,) = sent(machine)
+    answer = stored(publish, 1, repeated=True)
+    machine.received(Answer(1, 1, answer.first, True))
+    while publishes := sent(machine):
+        (publish,) = publishes
+        count = sum(publish.sizes)
+        if publish.number == 2:
+            machine.received(refused(publish, "number-skipped"))
+        else:
+            machine.received(stored(publish, 10 + publish.number, repeated=publish.number + count - 1 <= 4))
+    assert [group.receipt is not None for group in groups] == [True, False, True, True, True]
+    assert isinstance(groups[1].error, NumberSkipped)
+    assert machine.stopped is None and machine.unacknowledged == 0
 
 
 def test_a_rest_keeps_its_place_when_the_connection_ends() -> None:

@@ -3,8 +3,8 @@
 Broken if a position is refused as too old that the log still follows, as of the future or of another lineage although
 it is a place of this log; if a position that the log cannot follow is gone on from, or refused for another reason; if a
 publisher hears of lost receipts that are not lost, or does not hear of those that are before its next receipt; if a
-publisher is refused as superseded by nobody, as forgotten without a trim, for other bytes that it never sent, or for a
-gap at all.
+publisher is refused as superseded by nobody, as forgotten without a trim, for other bytes that it never sent, as too
+late for its number though nothing behind it was ever stored, or for a gap at all.
 """
 
 from __future__ import annotations
@@ -95,6 +95,12 @@ def _failed(view: View, op: Op, answer: Answer, found: Findings) -> None:
         )
     elif answer.code == "number-reused" and not op.variants:
         found.say(f"{answer.node} was refused op {op.op} for other bytes under a number, which it never sent", **about)
+    elif answer.code == "number-skipped" and not _overtaken(view, op, answer):
+        found.say(
+            f"{answer.node} was refused op {op.op} as too late for its number, but nothing that was submitted behind "
+            "it was ever stored",
+            **about,
+        )
     elif answer.code == "superseded":
         others = {
             (submit.node, submit.life)
@@ -106,6 +112,20 @@ def _failed(view: View, op: Op, answer: Answer, found: Findings) -> None:
             found.say(f"{answer.node} was refused op {op.op} as superseded, by nobody", **about)
     elif answer.code == "forgotten" and view.log.whole and not (view.trims or view.log.floor or view.restores):
         found.say(f"{answer.node} was refused op {op.op} as forgotten, though nothing was ever trimmed", **about)
+
+
+def _overtaken(view: View, op: Op, answer: Answer) -> bool:
+    """Whether the log had something that its publisher submits behind it: a name's numbers are in the order in which it
+    submitted its ops first. Where the store does not tell of commits: whether the log has it in the end, or had."""
+    if op.name is None:
+        return False
+    begun = op.submits[0].at
+    behind = [other for other in view.ops.values() if other.name == op.name and other.submits[0].at > begun]
+    if any(ack.at < answer.at for other in behind for ack in other.acks):
+        return True
+    keys = {key for other in behind for key in other.keys}
+    entries = (one for held in view.entries for one in held)
+    return any(one.key in keys and (one.record < answer.at or not view.commits) for one in entries)
 
 
 def _losses(view: View, found: Findings) -> None:
