@@ -303,8 +303,8 @@ class FeedLog(Protocol):
         does not hold is left out."""
 
     async def list_latest(self, after: Key | None, max_bytes: int, *, at: int | None = None) -> list[Latest]:
-        """Rows with a payload, in the order of (resource, id) by their UTF-8 bytes, from the first one above `after`
-        on: at least one, then while their payloads fit; [] at the end.
+        """Rows, tombstones too, in the order of (resource, id) by their UTF-8 bytes, from the first one above `after`
+        on: at least one, then while their payloads fit (a tombstone counts TOMBSTONE_BYTES of rules.py); [] at the end.
 
         at: raise TailMoved if what is folded is nothing, or below this seq: then the snapshot was begun anew since the
         seq was seen, and pages read before and after that are not of one list.

@@ -40,6 +40,7 @@ from changefeed.log.rules import (
     check_time,
     fence_refused,
     fenced,
+    listed_bytes,
     room_needed,
     too_old,
 )
@@ -396,9 +397,7 @@ class MemoryFeedLog:
         # Text is compared by code points here, which is the order of its UTF-8 bytes.
         for key in sorted(key for key in data.rows if after is None or key > after):
             row = data.rows[key]
-            if row.payload is None:
-                continue
-            size += len(row.payload)
+            size += listed_bytes(row.payload)
             if found and size > max_bytes:
                 break
             found.append(row)

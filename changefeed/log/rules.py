@@ -49,6 +49,8 @@ def check_time(tail: Tail, first: Entry) -> None:
 
 #: Objects that `FeedLog.latest` is asked for at once.
 LATEST_MAX: Final = 10_000
+#: What a tombstone counts in a page of `FeedLog.list_latest`: it has no payload, but so many may follow each other.
+TOMBSTONE_BYTES: Final = 128
 
 
 def check_fold(after: int | None, to: int, rows: Sequence[Latest], gone: Sequence[Key]) -> None:
@@ -74,6 +76,11 @@ def check_folded(feed: str, folded: int | None, after: int | None, to: int, floo
         raise TailMoved(f"the snapshot of feed {feed} does not stand at seq {after}: {stands}")
     if not floor <= to <= tail:
         raise ValueError(f"a fold ends between floor and tail, {floor} and {tail}, not at seq {to}")
+
+
+def listed_bytes(payload: object) -> int:
+    """What a row counts in a page of `FeedLog.list_latest`; what is no payload is found by whoever reads it."""
+    return len(payload) if type(payload) is bytes else TOMBSTONE_BYTES
 
 
 def check_listed(feed: str, folded: int | None, at: int | None) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 from changefeed.errors import LogDamaged
 from changefeed.log import Key, Latest
 from changefeed.log.rows import latest_of, latest_row, one
-from changefeed.log.rules import check_folded, check_listed
+from changefeed.log.rules import check_folded, check_listed, listed_bytes
 from changefeed.log.sqlite_schema import read_end
 
 #: What one transaction drops at most where folding begins anew: appends and fences wait for it.
@@ -129,12 +129,12 @@ def list_latest(
     size = 0
     # No resource is empty: ("", "") is below all keys.
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM objects WHERE (resource, id) > (?, ?) AND payload IS NOT NULL ORDER BY resource, id",
+        f"SELECT {_COLUMNS} FROM objects WHERE (resource, id) > (?, ?) ORDER BY resource, id",
         ("", "") if after is None else after,
     )
     with closing(rows):
         for row in rows:
-            size += len(row[-1]) if type(row[-1]) is bytes else 0
+            size += listed_bytes(row[-1])
             if found and size > max_bytes:
                 break
             found.append(latest_of(feed, row))

@@ -3,16 +3,21 @@
 The list is read out of the log page by page while others write and fold: nothing is held but the page that is being
 sent. An object that changes meanwhile may come as it was, or as it is, or not at all if it came into being behind the
 place where the list stands: the stream that follows, from the position before the list on, makes up for all of them.
+
+An object that was deleted under a version is listed too, as its delete, until retention has passed that: whoever keeps
+a table from the list must know the version, or an update that was published late would bring the object back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from changefeed.change import FeedSettings, Filter, Position
+from changefeed.change import Change, FeedSettings, Filter, Position
 from changefeed.errors import NoSnapshot, NotCurrent, OtherLineage
+from changefeed.wire.changes import encode_change
 from changefeed.wire.messages import Listed, Run, Start, Subscribe
 from changefeed.wire.tables import RUNS_MAX
 
@@ -23,6 +28,8 @@ Key = tuple[str, str]
 
 #: What a row takes in a message beside its payload, at most: the names of a run's parts, its stamp and its publisher.
 ROW_BYTES: Final = 192
+#: Above what a delete takes with the longest of ids.
+CHANGE_BYTES_MAX: Final = 4096
 #: A filter that names so few objects is answered by asking for them, so many at once; else the whole list is read.
 NAMED_MAX: Final = 10_000
 NAMED_AT_ONCE: Final = 32
@@ -114,7 +121,7 @@ class Listing:
 
     def took(self, rows: Sequence[Latest], end: Key | None) -> None:
         """A page came: rows above `after`, in order. end: up to where it went; None: to the end of the list."""
-        self._rows, self._cut = [row for row in rows if self._wanted(row)], 0
+        self._rows, self._cut = [told(row) for row in rows if self._wanted(row)], 0
         if end is None:
             self.over = True
             return
@@ -141,7 +148,7 @@ class Listing:
         return Listed(self.snapshot, runs, self.over, max(head, self.highest) if self.over else 0)
 
     def _wanted(self, row: Latest) -> bool:
-        if row.payload is None or (self._resources and row.resource not in self._resources):
+        if self._resources and row.resource not in self._resources:
             return False
         return not self._ids or row.id in self._ids
 
@@ -154,6 +161,14 @@ class Listing:
             self.after = (following[0], "")
         else:
             self.over = True
+
+
+def told(row: Latest) -> Latest:
+    """A row as it is listed: a tombstone has the delete that it stands for."""
+    if row.payload is not None:
+        return row
+    gone = Change(row.resource, row.id, "delete", None, None, row.version)
+    return replace(row, payload=encode_change(gone, CHANGE_BYTES_MAX))
 
 
 def _run(row: Latest) -> Run:

@@ -9,7 +9,7 @@ import trio
 
 from changefeed.errors import Fenced, LogUnavailable, TailMoved
 from changefeed.log import FeedLog, Fence, Key, Latest
-from changefeed.log.rules import LATEST_MAX
+from changefeed.log.rules import LATEST_MAX, TOMBSTONE_BYTES
 from changefeed.testing.log_scribe import MakeStore, Scribe, check_whole, opened, raises
 
 
@@ -113,15 +113,16 @@ async def check_snapshot_refused(make_store: MakeStore) -> None:
 
 
 async def check_snapshot_tombstones(make_store: MakeStore) -> None:
-    """A tombstone is told of its object, never listed, and goes with the trim that reaches its seq, not before; a row
+    """A tombstone is told of its object and listed, and goes with the trim that reaches its seq, not before; a row
     with a payload stays, also one that took the tombstone's place."""
     async with opened(make_store, "tombstones") as log, opened(make_store, "tombstones") as other:
         scribe = await Scribe.fencing(log, 1)
         await scribe.write(1, 1, 1, 1)
         kept, revived = latest("kept", 1, version=1), latest("revived", 4, b"again", 9)
         dead = [latest(f"dead{seq}", seq, None, 10 * seq) for seq in (2, 3)]
-        await fold(scribe, None, 3, [kept, *dead, latest("revived", 2, None, 8)], versioned=True)
-        assert await listed(other) == [kept]
+        gone = latest("revived", 2, None, 8)
+        await fold(scribe, None, 3, [kept, *dead, gone], versioned=True)
+        assert await listed(other) == [*dead, kept, gone]
         await fold(scribe, 3, 4, [revived])
         keys = [row.key for row in (kept, revived, *dead)]
 
@@ -139,10 +140,11 @@ async def check_snapshot_tombstones(make_store: MakeStore) -> None:
             assert await held() == expected.split(), up_to
         assert await listed(other) == [kept, revived] and await folded(other) == (4, True)
         # Deleted again, below the floor: gone with the next trim, though that finds no entry to drop.
-        await fold(scribe, 4, 4, [replace(dead[0], seq=4), latest("revived", 4, None, 9)], [kept.key])
-        assert await held() == ["dead2", "revived"] and await listed(other) == []
+        again = [replace(dead[0], seq=4), latest("revived", 4, None, 9)]
+        await fold(scribe, 4, 4, again, [kept.key])
+        assert await held() == ["dead2", "revived"] and await listed(other) == again
         await log.trim(1, scribe.term, 0)
-        assert await held() == []
+        assert await held() == [] and await listed(other) == []
 
 
 async def check_snapshot_anew(make_store: MakeStore) -> None:
@@ -154,7 +156,7 @@ async def check_snapshot_anew(make_store: MakeStore) -> None:
         many = [latest(f"{n:05}", 1 + n % 3, None if n % 7 == 0 else b"%d" % n, n) for n in range(12_000)]
         await fold(scribe, None, 1, [row for row in many if row.seq == 1], versioned=True)
         await fold(scribe, 1, 3, [row for row in many if row.seq > 1])
-        assert await listed(other, 10_000) == [row for row in many if row.payload is not None]
+        assert await listed(other, 10_000) == many
         assert await other.list_latest(many[-2].key, 1, at=3) == many[-1:]
         await fold(scribe, None, 2, [latest("new", 2)])
         assert await folded(other) == (2, False) and await listed(other) == [latest("new", 2)]
@@ -196,17 +198,21 @@ async def check_snapshot_order(make_store: MakeStore) -> None:
 
 
 async def check_snapshot_pages(make_store: MakeStore) -> None:
-    """A page holds as many rows as their payloads fit, and at least one."""
+    """A page holds as many rows as their payloads fit, and at least one; tombstones are not free."""
     async with opened(make_store, "snapshot pages") as log:
         scribe = await Scribe.fencing(log, 1)
         await scribe.write(1)
         rows = [latest(f"{n}", 1, bytes(100)) for n in range(5)]
         large = latest("5", 1, bytes(3 * 2**20))
-        await fold(scribe, None, 1, [*rows, latest("00", 1, None, 1), latest("4x", 1, None, 1), large])
+        await fold(scribe, None, 1, [*rows, large])
         for limit, count in ((0, 1), (99, 1), (100, 1), (199, 1), (200, 2), (499, 4), (500, 5), (2**20, 5)):
             assert await log.list_latest(None, limit) == rows[:count], limit
         assert await log.list_latest(rows[3].key, 2**22) == [rows[4], large]
         assert await log.list_latest(rows[4].key, 1) == [large] and await log.list_latest(large.key, 1) == []
+        dead = [latest(f"6{n}", 1, None, n) for n in range(4)]
+        await fold(scribe, 1, 1, dead)
+        for limit, count in ((0, 1), (2 * TOMBSTONE_BYTES - 1, 1), (2 * TOMBSTONE_BYTES, 2), (2**20, 4)):
+            assert await log.list_latest(large.key, limit) == dead[:count], limit
 
 
 async def check_snapshot_in_flight(make_store: MakeStore) -> None:

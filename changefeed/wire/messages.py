@@ -129,6 +129,8 @@ class Listed:
     """A part of a snapshot's list: the latest event of each object that the filter's resources and ids select, in the
     order of (resource, id). Sent after Subscribed and before any Events, to who starts at "snapshot".
 
+    An object that was deleted under a version is told as its delete, until retention has passed that.
+
     snapshot: the position behind which the stream goes on once the list is over; the same in all of a list. runs: one
     per object, with one change and its seq. An object may have changed since `snapshot`: then its seq lies above it,
     and whoever is subscribed drops what the stream has of this object up to that seq. last: the list is over, my

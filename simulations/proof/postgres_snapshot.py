@@ -309,8 +309,8 @@ class Source:
                 else:
                     within = HOT if chance.random() < 0.5 else OBJECTS
                     id = f"vm-{chance.randrange(within)}"
-                    if id not in self.there and chance.random() < 0.8:
-                        continue  # what is gone stays away for a while
+                    while id not in self.there and chance.random() < 0.8:
+                        id = f"vm-{chance.randrange(within)}"  # what is gone stays away for a while
                     self.versions[id] += 1
                     change = self.change("vm", id, self.versions[id])
                     later = chance.uniform(0, 0.5 if chance.random() < 0.1 else 0.05)
