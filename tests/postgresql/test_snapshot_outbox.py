@@ -91,7 +91,7 @@ async def test_a_change_without_version_of_an_object_that_has_one_is_refused_in_
             put(application, "create", "free", '{"n": 1}')
             put(application, "update", "a", '{"n": "not folded yet"}')
         await take_all(log, scribe)
-        assert len(await fold_all(log, scribe)) == 3
+        assert len(await fold_all(log, scribe)) == 4
         with psycopg.connect(database) as application:
             says = r"version-missing: the change of vm '{}' has no version, but .* carry one \({} stands\)"
             refused(application, says.format("a", 5), "update", "a", "1")
