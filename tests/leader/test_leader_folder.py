@@ -11,10 +11,11 @@ from leader_office import Office, in_office
 from snapshot_bench import batch_of, vm
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from changefeed.change import FeedSettings
+from changefeed.batch import Entry
+from changefeed.change import Change, FeedSettings
 from changefeed.errors import AppendOutcomeUnknown, ChangefeedError, Fenced, LogFull, LogUnavailable, TailMoved
 from changefeed.leader.folding import fold
-from changefeed.log import Latest
+from changefeed.log import Latest, Look
 from changefeed.wire.messages import Open
 
 ON = FeedSettings(snapshot=True)
@@ -353,3 +354,65 @@ async def test_publishers_wait_while_too_many_versions_are_not_folded(
         await office.settled(30)
         assert trio.current_time() - began < 1
         assert office.term.stats()["folds"] >= 5
+
+
+# ---- all together
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_rows_and_the_entries_behind_them_are_everything(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """While publishing, folding, trimming and takeovers go on, at any moment: what the snapshot holds, and what is
+    behind it in the log, says of each object what the whole history says."""
+    monkeypatch.setattr("changefeed.leader.folder.STRETCH_BYTES", 700)
+    random = Random(seed)
+    history: dict[int, Entry] = {}
+    checked = 0
+    async with in_office(snapshot_every_s=0.5, retention_every_s=1) as office, trio.open_nursery() as nursery:
+        office.declared = replace(KEEP_NOTHING, retention_count=30)
+        channel, number, last = "c", 1, 0
+        for _ in range(120):
+            changes = [some_change(random, number) for _ in range(random.randrange(1, 4))]
+            await office.publish(batch_of(number, *changes, after=last), channel)
+            await trio.sleep(random.choice([0, 0, 0.1, 1]))
+            while not office.answers:
+                await office.answered.wait()
+            if not office.answers[-1].code:
+                last = number + len(changes) - 1
+            number += len(changes)
+            office.steps.clear()
+            look = await office.log.look()
+            history |= {entry.seq: entry for entry in await office.log.read(look.floor.seq, 1 << 30)}
+            if look.folded is not None and look.folded >= look.floor.seq:
+                checked += await everything_is_there(office, look, list(history.values()))
+            if random.random() < 0.05:
+                await taken_over(office, nursery)
+                channel = "d"
+        nursery.cancel_scope.cancel()
+    assert checked > 100
+    assert look.floor.seq > 20
+
+
+def some_change(random: Random, number: int) -> Change:
+    """Versions come in about the right order: none is as late as a tombstone that has gone."""
+    op = random.choice(["create", "update", "update", "delete"])
+    id = random.choice("abcd")
+    return vm(
+        id, number + random.randrange(10) if id in "ab" else None, op, None if op == "delete" else random.random()
+    )
+
+
+async def everything_is_there(office: Office, look: Look, history: list[Entry]) -> int:
+    """Tombstones aside that retention has passed."""
+    assert look.folded is not None
+    behind = await office.log.read(look.folded, 1 << 30)
+    held = await rows(office)
+    folded = fold(look.folded, behind, held.values())
+    now = held | {row.id: row for row in folded.rows}
+    for _, id in folded.gone:
+        now.pop(id, None)
+    whole = {row.id: row for row in fold(0, history, ()).rows}
+    expected = {id: row for id, row in whole.items() if row.payload is not None or row.seq > look.floor.seq}
+    assert {id: row for id, row in now.items() if row.payload is not None or row.seq > look.floor.seq} == expected
+    return 1

@@ -117,3 +117,18 @@ def test_only_events_and_bytes_press() -> None:
     assert not retention.pressing(now, replace(NONE, retention_age_s=0.0, retention_count=100, retention_bytes=1000))
     assert retention.pressing(now, replace(NONE, retention_count=99))
     assert retention.pressing(now, replace(NONE, retention_bytes=999))
+
+
+def test_what_is_not_in_the_snapshot_stays() -> None:
+    """On a feed that keeps one: whatever the bounds say, and also the one entry that a small feed's pass may trim."""
+    settings = replace(NONE, retention_count=0, snapshot=True)
+    now = look(0, 100)
+    assert retention.step(replace(now, folded=40), settings, 0, [entry(1)], 60) == 40
+    assert retention.step(replace(now, folded=80), settings, 0, [entry(1)], 60) == 60
+    assert retention.step(now, settings, 0, [entry(1)], 60) is None, "nothing is folded"
+    assert retention.step(replace(look(0, 9), folded=4), settings, 0, [entry(1, 5)], 1) is None
+    assert retention.step(replace(look(0, 9), folded=5), settings, 0, [entry(1, 5)], 1) == 5
+    assert retention.step(replace(look(50, 100), folded=40), settings, 0, [entry(51)], 60) is None, (
+        "it was off meanwhile"
+    )
+    assert retention.step(replace(now, folded=40), replace(settings, snapshot=False), 0, [entry(1)], 60) == 60
