@@ -341,6 +341,13 @@ On the command line: `changefeed tail vmapi --resource vm:state,alias --resource
 What is not selected is not sent, but the position moves on over it (see [bookmarks](protocol.md#bookmarks)); an
 event's `last` is true if no later event of its group *that the filter selects* follows.
 
+## Filters and lists
+
+A subscription that starts at the [snapshot](../how-to/snapshot.md) is first given a list of objects. `resources` and
+`ids` choose what is listed. Names of fields and `ops` do not: they are about changes, and a list is about what is.
+Behind the list, up to where the feed stood when it ended, names of fields narrow nothing yet; from there on the filter
+holds as always. So with `ops` a list holds objects whose changes are not sent later: take all ops if you keep a table.
+
 ## Which changes of the vm `a` each filter selects
 
 This table is written by the code, and a test holds it to the answers that it should give.

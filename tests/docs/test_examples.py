@@ -25,7 +25,7 @@ def unindented(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("page", ["publish.md", "write-an-agent.md"])
+@pytest.mark.parametrize("page", ["publish.md", "write-an-agent.md", "snapshot.md"])
 def test_each_block_of_a_page_stands_in_the_example_that_it_names(page: str) -> None:
     """Line by line, but for the indentation; and every link to an example is one of a file."""
     text = (DOCS / "how-to" / page).read_text()
@@ -117,6 +117,70 @@ def applied(folder: Path) -> list[int]:
     connection = sqlite3.connect(folder / "rules.db")
     try:
         return [seq for (seq,) in connection.execute("SELECT seq FROM applied ORDER BY seq")]
+    except sqlite3.OperationalError:
+        return []  # not made yet
+    finally:
+        connection.close()
+
+
+@pytest.mark.processes
+def test_a_table_is_rebuilt_from_a_list(tmp_path: Path) -> None:
+    """Listed, followed, resumed after a kill, and listed again once it was away for longer than the retention: what was
+    deleted meanwhile is gone, and a late update brings nothing back."""
+    log = f"sqlite:{tmp_path / 'log'}"
+    flags = ("--set", "retention_every=100ms", "--set", "snapshot_every=50ms")
+    instance = ServeProcess(
+        ["vmapi"], log=log, coordinator=f"file:{tmp_path / 'c'}", name="one", folder=tmp_path, flags=flags
+    )
+    rest = {key: value for key, value in os.environ.items() if not key.startswith("CHANGEFEED_")}
+    env = {**rest, "CHANGEFEED_URL": instance.url}
+
+    def changefeed(*words: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "changefeed.cli", *words],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            env=env,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def publish(id: str, op: str, version: int) -> None:
+        body = () if op == "delete" else ("--body", f'{{"v": {version}}}')
+        changefeed("publish", "vmapi", "vm", id, op, "--version", str(version), *body)
+
+    def becomes(*expected: str) -> None:
+        with running("rebuilt_table.py", tmp_path, env) as said:
+            wait_for(lambda: table(tmp_path) == list(expected), lambda: f"{table(tmp_path)} {said.read_text()}")
+
+    instance.start()
+    try:
+        wait_for(instance.ready, instance.tail)
+        changefeed("feed", "set", "vmapi", "--snapshot", "--log", log)
+        publish("a", "create", 1)
+        publish("b", "create", 1)
+        becomes("a 1", "b 1")
+        publish("a", "update", 2)
+        publish("c", "delete", 7)
+        publish("c", "update", 6)  # it comes late
+        becomes("a 2", "b 1")
+        publish("a", "delete", 3)
+        for version in (2, 3, 4):
+            publish("b", "update", version)
+        changefeed("feed", "set", "vmapi", "--retention-count", "1", "--log", log)
+        wait_for(lambda: instance.get("/status")["feeds"]["vmapi"]["term"]["trimmed_to"] > 6, instance.tail)
+        becomes("b 4")
+        publish("d", "create", 1)
+        becomes("b 4", "d 1")
+    finally:
+        instance.kill()
+
+
+def table(folder: Path) -> list[str]:
+    connection = sqlite3.connect(folder / "vms.db")
+    try:
+        rows = connection.execute("SELECT id, json_extract(body, '$.v') FROM vms WHERE body IS NOT NULL ORDER BY id")
+        return [f"{id} {version}" for id, version in rows]
     except sqlite3.OperationalError:
         return []  # not made yet
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,25 @@ def told() -> dict[str, tuple[set[str], set[str]]]:
 
 
 async def status() -> dict[str, Any]:
-    """Of a leader with a subscriber that left, after some seconds."""
+    """Of a leader with a subscriber that left, after some seconds; the feed keeps a snapshot."""
 
     async def use(instance: Instance) -> dict[str, Any]:
         await instance.wait_ready()
         subscribed = instance.subscribe("vmapi", start="beginning", resources=["vm"])
         async with instance.publisher("vmapi") as publisher, subscribed as subscription:
-            await publisher.publish("vm", "1", "create")
+            await publisher.publish("vm", "1", "create", body={})
             await anext(subscription)
         await trio.sleep(5)
         return instance.status()
 
     network, coordination = MemoryNetwork(), MemoryCoordination(SeededEntropy("seed"))
+    store = MemoryLogStore(MemoryPlace())
+    log = await store.open("vmapi")
+    await log.set_settings(replace(await log.settings(), snapshot=True))
+    await log.aclose()
     async with open_instance(
         ["vmapi"],
-        log=MemoryLogStore(MemoryPlace()),
+        log=store,
         coordinator=coordination.coordinator(),
         network=network.host("a"),
         listen="127.0.0.1:7000",
