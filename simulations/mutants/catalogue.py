@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from simulations.mutants import election, leader, publisher, stores, subscriber
+from simulations.mutants import election, leader, publisher, snapshot, stores, subscriber
 from simulations.mutants.mutant import Mutant
 from simulations.mutants.patching import Patch
 
@@ -17,7 +17,15 @@ def _number(mutant: Mutant) -> tuple[str, int]:
 MUTANTS: Final[dict[str, Mutant]] = {
     mutant.name: mutant
     for mutant in sorted(
-        (*stores.MUTANTS, *leader.MUTANTS, *publisher.MUTANTS, *subscriber.MUTANTS, *election.MUTANTS), key=_number
+        (
+            *stores.MUTANTS,
+            *leader.MUTANTS,
+            *publisher.MUTANTS,
+            *subscriber.MUTANTS,
+            *election.MUTANTS,
+            *snapshot.MUTANTS,
+        ),
+        key=_number,
     )
 }
 #: The bugs that must be caught, in order.

@@ -14,7 +14,7 @@ from changefeed import Change, Event, Position, open_publisher, open_subscriptio
 from changefeed.errors import AcknowledgedLost, CannotResume, ChangefeedError, OutcomeUnknown, PublisherInUse
 from changefeed.history.facts import submit_facts
 from changefeed.publisher.driver import Pending, Publisher
-from changefeed.simulation.cluster.recording import FEED, Voice
+from changefeed.simulation.cluster.recording import FEED, Voice, key_of
 from changefeed.simulation.cluster.virtual import PROCESS, virtual_clock
 from changefeed.subscriber.driver import Subscription
 
@@ -118,11 +118,12 @@ class Writer(Client):
         self._changes += size
         changes = []
         for index in range(number, number + size):
-            id = f"{self.who}-{index}"
-            resource, op = chance.choice(("vm", "nic")), chance.choice(OPS)
-            changes.append(Change(resource, id, op, chance.choice((("n",), ("state",))), {"id": id}))
+            key = f"{self.who}-{index}"
+            resource, op, fields = chance.choice(("vm", "nic")), chance.choice(OPS), chance.choice((("n",), ("state",)))
+            id, op, version = self.cluster.object_of(key, op)
+            changes.append(Change(resource, id, op, fields, {"id": key}, version))
         op = f"{self.who}/{len(self.groups)}"
-        group = Group(op, changes, number + 1, submit_facts(op, changes, self.name))
+        group = Group(op, changes, number + 1, submit_facts(op, changes, self.name, key_of))
         self.groups.append(group)
         return group
 
@@ -420,8 +421,8 @@ class Reader(Client):
         self.voice("event", **self.cluster.recorder.event(self.who, event))
         if self.saves:
             if effects.applied is None or event.position.seq > effects.applied.seq:
-                effects.keys.append(event.id)
+                effects.keys.append(key_of(event.change))
                 effects.applied = event.position
             return
-        effects.keys.append(event.id)
+        effects.keys.append(key_of(event.change))
         effects.cursor.position = event.position

@@ -25,10 +25,12 @@ from changefeed.settings import Settings
 from changefeed.simulation.cluster.clients import Client, Reader, Writer
 from changefeed.simulation.cluster.distant import PAUSE_CHANCE, PAUSE_S, DistantLog, ProcessFaults
 from changefeed.simulation.cluster.drawing import NAMES
+from changefeed.simulation.cluster.lister import Lister
 from changefeed.simulation.cluster.recording import FEED, Archive, Recorder, Voice
 from changefeed.simulation.cluster.sightings import Sightings
 from changefeed.simulation.cluster.virtual import PROCESS, Freezer, virtual_clock
 from changefeed.simulation.plan import Plan
+from changefeed.simulation.tiers import Broken
 from changefeed.transport.memory import MemoryNetwork
 
 WALL_START_MS = 1_700_000_000_000
@@ -93,7 +95,13 @@ class Cluster:
         self.coordination.sleep = virtual_clock().sleep
         self.writers = [Writer(self, who) for who in plan.option("publishers", ["p0"])]
         self.readers = [Reader(self, options) for options in plan.option("readers", [{"who": "s0", "filter": {}}])]
-        self.clients: dict[str, Client] = {one.who: one for one in (*self.writers, *self.readers)}
+        self.listers = [Lister(self, options) for options in plan.option("listers", ())]
+        self.followers: list[Reader | Lister] = [*self.readers, *self.listers]
+        self.clients: dict[str, Client] = {one.who: one for one in (*self.writers, *self.followers)}
+        #: What is wrong and not to be seen in the history.
+        self.wrong: list[Broken] = []
+        self._versions = 0
+        self._objects = random.Random(f"{seed}-objects")
 
     def _settings(self) -> Settings:
         return Settings(
@@ -113,6 +121,8 @@ class Cluster:
             batch_bytes_aim=self.plan.option("batch_bytes", 262144),
             in_flight_max=self.plan.option("in_flight", 16),
             # A small window sends whoever is behind to the log, where retention may have been.
+            snapshot_every_s=self.plan.option("snapshot_every_s", 1.0),
+            snapshot_list_bytes=self.plan.option("snapshot_list_bytes", 262144),
             window_bytes=self.plan.option("window_bytes", 64 * 1024 * 1024),
         )
 
@@ -136,6 +146,18 @@ class Cluster:
 
         return latency
 
+    def object_of(self, key: str, op: str) -> tuple[str, str, int | None]:
+        """Which object a change is about, how, and its version. Where somebody lists, objects change often, and some
+        carry versions that grow as the changes are made: publishers that race bring them in another order. Those are
+        not deleted: whoever lists later would not know of the version under which they were."""
+        if not self.listers:
+            return key, op, None
+        number = self._objects.randrange(12)
+        if number < 7:
+            return f"o{number}", op, None
+        self._versions += 1
+        return f"v{number}", "update" if op == "delete" else op, self._versions
+
     @property
     def servers(self) -> list[str]:
         return list(self.urls.values())
@@ -155,7 +177,7 @@ class Cluster:
             if name in RECORDED:
                 facts.pop("instance", None)
                 voice(name, **facts)
-            elif name == "welcomed":
+            elif name == "welcomed" and not isinstance(self.clients[facts["name"]], Lister):
                 reader = facts["name"]
                 said = self.clients[reader].voice
                 said("connected", reader=reader, instance=facts["instance"], position=str(facts["position"]))
@@ -199,11 +221,11 @@ class Cluster:
         keep = self.plan.option("keep")
         store = MemoryLogStore(self.place, self.settings, world=World(SeededEntropy(f"{self.seed}-log")))
         log = await store.open(FEED)
-        if keep is not None:
-            await log.set_settings(FeedSettings(retention_count=keep))
+        if keep is not None or self.listers:
+            await log.set_settings(FeedSettings(retention_count=keep, snapshot=bool(self.listers)))
         for name in self.names:
             nursery.start_soon(self.keep, name)
-        for reader in self.readers:
+        for reader in self.followers:
             nursery.start_soon(reader.run)
 
     async def keep(self, name: str) -> None:
@@ -346,6 +368,6 @@ class Cluster:
             self.coordination.reconnect(process.coordinator)
         self.place.free = self.place.total
         self.extra_way_s = self.extra_ask_s = 0.0
-        for reader in self.readers:
+        for reader in self.followers:
             reader.slow_s = 0.0
         self.healed.set()

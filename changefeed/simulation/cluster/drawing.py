@@ -14,6 +14,7 @@ from changefeed.simulation.plan import Plan, Step
 NAMES: Final = ("a", "b", "c")
 PUBLISHERS: Final = ("p0", "p1", "p2")
 READERS: Final = ("s0", "s1", "s2")
+LISTERS: Final = ("l0", "l1")
 #: The cluster starts, elects and is connected to before the first fault.
 BEGIN_S: Final = 0.6
 
@@ -141,6 +142,7 @@ def draw(seed: int) -> Plan:
         options["named"] = ""
     _cursors(random.Random(f"{seed}-cursors"), options)
     _homes(random.Random(f"{seed}-homes"), options)
+    _listers(random.Random(f"{seed}-listers"), options)
     steps = _steps(chance, options)
     if any(step.kind == "put-back" for step in steps):
         # What such a reader applied and had not saved is of a log that is gone, and nothing can tell it so.
@@ -207,6 +209,22 @@ def _homes(chance: random.Random, options: dict[str, Any]) -> None:
             options["homes"] = homes
 
 
+def _listers(chance: random.Random, options: dict[str, Any]) -> None:
+    """In some runs the feed keeps a snapshot, and somebody starts with it while everything happens."""
+    if chance.random() < 0.2:
+        options["listers"] = [
+            {
+                "who": who,
+                "late": round(chance.uniform(0.3, 3.0), 2),
+                "work_s": chance.choice((0.0, 0.02, 0.1)),
+                "breaks": chance.choice((0, 0, 5, 15)),
+            }
+            for who in LISTERS[: chance.choice((1, 2))]
+        ]
+        options["snapshot_every_s"] = chance.choice((0.05, 0.3, 1.0))
+        options["snapshot_list_bytes"] = chance.choice((1, 200, 262144))
+
+
 def _kinds(chance: random.Random) -> list[str]:
     """One to four kinds, each at most once."""
     pool = [kind for kind in KINDS for _ in range(OFTEN.get(kind, 1))]
@@ -221,7 +239,10 @@ def _kinds(chance: random.Random) -> list[str]:
 def _steps(chance: random.Random, options: dict[str, Any]) -> tuple[Step, ...]:
     kinds = _kinds(chance)
     instances = NAMES[: options["instances"]]
-    clients = [*options["publishers"], *(reader["who"] for reader in options["readers"])]
+    clients = [
+        *options["publishers"],
+        *(reader["who"] for reader in (*options["readers"], *options.get("listers", ()))),
+    ]
     steps: list[Step] = []
     at = BEGIN_S + 0.5 * chance.random()
     for _ in range(chance.choice((1, 2, 3, 3, 4, 5))):
@@ -255,7 +276,7 @@ def _step(chance: random.Random, kind: str, at: float, instances: tuple[str, ...
         return Step(at, kind, "", lasts, how)
     if kind in CLIENT_KINDS:
         if kind == "slow-reader":
-            clients = [who for who in clients if who.startswith("s")]
+            clients = [who for who in clients if who.startswith(("s", "l"))]
         return Step(at, kind, chance.choice(clients), lasts)
     target = "leader" if chance.random() < 0.6 else chance.choice(instances)
     how = ""

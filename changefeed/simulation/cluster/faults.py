@@ -334,7 +334,7 @@ class Nemesis:
             # What was under way in the log has landed by then, or never will.
             await trio.sleep(0.5)
         if late:
-            for reader in cluster.readers:
+            for reader in cluster.followers:
                 reader.killed(1.0 + step.lasts)
         cluster.place.put_back(backup)
         data = cluster.place.feeds[FEED]
@@ -382,7 +382,8 @@ class Nemesis:
         return "cut"
 
     async def _slow_reader(self, target: str, step: Step) -> str:
-        reader = next((one for one in self.cluster.readers if one.who == target), None)
+        cluster = self.cluster
+        reader = next((one for one in cluster.followers if one.who == target), None)
         if reader is None:
             return MISSED
         reader.slow_s = 0.2

@@ -9,13 +9,19 @@ from typing import Any, Final
 import trio
 
 from changefeed.batch import Entry
-from changefeed.change import Event, Position
+from changefeed.change import Change, Event, Position
 from changefeed.history.facts import digest_of_change, entry_facts
 from changefeed.history.records import Record
 
 FEED: Final = "vmapi"
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+def key_of(change: Change) -> str:
+    """Each change's own: where objects change often, their ids say nothing of the change."""
+    body = change.body
+    return str(body["id"]) if isinstance(body, dict) and "id" in body else change.id
 
 
 def now_ns() -> int:
@@ -41,7 +47,7 @@ class Recorder:
         return {
             "reader": reader,
             "position": str(event.position),
-            "key": event.id,
+            "key": key_of(event.change),
             "digest": digest,
             "publisher": event.publisher,
             "group": event.group,
@@ -78,6 +84,8 @@ class Archive:
         self._recorder = recorder
         self._newest: Entry | None = None
         self._floor = 0
+        #: Everything that was committed, and was not lost with a copy that was put back; trimmed or not.
+        self.entries: list[Entry] = []
 
     def looked(self, data: Any, point: str) -> None:
         """A write has just taken its effect. data: the feed as the place holds it."""
@@ -99,7 +107,8 @@ class Archive:
                     first=entry.seq,
                     last=entry.last_seq,
                 )
-                self._recorder.add("store", 1, "entry", **entry_facts(entry, data.lineage))
+                self._recorder.add("store", 1, "entry", **entry_facts(entry, data.lineage, key_of))
+                self.entries.append(entry)
             if new:
                 self._newest = new[0]
         elif point == "fence done":
@@ -112,6 +121,7 @@ class Archive:
         """The log is another copy now."""
         self._newest = data.entries[-1] if data.entries else None
         self._floor = data.floor.seq
+        self.entries = [entry for entry in self.entries if entry.last_seq <= data.tail.seq]
 
     def end(self, data: Any) -> None:
         """The end: the log itself."""
@@ -119,4 +129,4 @@ class Archive:
         tail: Position = data.tail.position(lineage)
         add("end", 1, "log", lineage=lineage, tail=str(tail), floor=str(data.floor.position(lineage)))
         for entry in data.entries:
-            add("end", 1, "entry", **entry_facts(entry, lineage))
+            add("end", 1, "entry", **entry_facts(entry, lineage, key_of))

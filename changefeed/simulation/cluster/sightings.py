@@ -42,6 +42,9 @@ WANTED: Final = (
     "reset: position-too-old",
     "a publisher was told of lost receipts",
     "a process stood still behind a step",
+    "an object was listed",
+    "a change followed a list",
+    "a list began again in another life",
 )
 
 

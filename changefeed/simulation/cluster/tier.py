@@ -14,6 +14,7 @@ from changefeed.simulation.cluster import drawing
 from changefeed.simulation.cluster.cluster import Cluster
 from changefeed.simulation.cluster.faults import Nemesis
 from changefeed.simulation.cluster.judge import judge
+from changefeed.simulation.cluster.lister import judge_tables
 from changefeed.simulation.cluster.recording import FEED, Recorder
 from changefeed.simulation.cluster.sightings import WANTED, Sightings
 from changefeed.simulation.cluster.tripwires import tripwires
@@ -46,12 +47,14 @@ class ClusterTier:
             cluster = Cluster(seed, plan, recorder, sightings)
             try:
                 await run_phases(cluster, Nemesis(cluster))
+                wrong.extend((*cluster.wrong, *judge_tables(cluster.listers, cluster.archive.entries)))
             finally:
                 # Whatever happened: who is frozen could not even end.
                 for who in (*cluster.names, *cluster.clients):
                     cluster.freezer.thaw(who)
                 ended[0] = trio.current_time()
 
+        wrong: list[Broken] = []
         with sightings.watching(), overheard(faults), tripwires():
             try:
                 run_virtually(f"{seed}-order", main)
@@ -59,7 +62,7 @@ class ClusterTier:
                 if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                     raise
                 faults.append(crash(error))
-        broken = (*faults, *judge(recorder.records)) if not faults else tuple(faults)
+        broken = (*wrong, *judge(recorder.records)) if not faults else tuple(faults)
         return Outcome(self.name, seed, plan, broken, recorder.digest(), Counter(sightings), ended[0], recorder.records)
 
 
@@ -150,7 +153,7 @@ def _converged(cluster: Cluster) -> bool:
         return False
     data = cluster.place.feeds[FEED]
     tail = data.tail.position(data.lineage)
-    return all(reader.reached == tail for reader in cluster.readers)
+    return all(reader.reached == tail for reader in cluster.followers)
 
 
 def _record_end(cluster: Cluster) -> None:
