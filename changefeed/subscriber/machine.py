@@ -125,6 +125,8 @@ class SubscriberMachine:
         self._groups = False
         #: A list that was begun, until the head that stood at its end is reached.
         self._list: Listing | None = None
+        #: Where the stream goes on behind the last list.
+        self._listed: Position | None = None
         self._watched = False
         self._buffer = Buffer(self.position)
         #: The next event if it can be given without a decision (else None); what was given before is handled.
@@ -187,8 +189,8 @@ class SubscriberMachine:
         handled = self._buffer.handled
         if handled is None:
             return 0
-        if handled.is_listing and self._list is not None and self._list.snapshot is not None:
-            handled = self._list.snapshot
+        if handled.is_listing and self._listed is not None:
+            handled = self._listed
         return max(0, self.head - handled.seq)
 
     def staleness_s(self, now: float) -> float:
@@ -471,6 +473,7 @@ class SubscriberMachine:
         except BadMessage as error:
             self.last_error = error
             return [Leave(error)]
+        self._listed = begun.snapshot
         if begun.over:
             self.position = begun.snapshot
         self._took(events, part.snapshot, now)
@@ -576,7 +579,7 @@ class SubscriberMachine:
 
     def _begin(self, position: Position | None) -> None:
         self.position = position
-        self._list = None
+        self._list = self._listed = None
         self._buffer.begin(position)
         self._taken = 0
         self.head = 0 if position is None else position.seq
