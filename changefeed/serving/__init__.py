@@ -5,6 +5,7 @@ feed.py          what a session knows of the feed (implemented by an instance's 
 window.py        the newest entries in memory, and the tail up to which a leader vouches (pure)
 filters.py       which changes a filter selects (pure)
 machine.py       a subscriber's session: where it starts, which frame comes next, when to beat, when to cut (pure)
+listing.py       a snapshot's list: which page comes next, what is sent of it, what is refused (pure)
 driver.py        the tasks of one subscriber's connection
 frames_cache.py  what sessions with equal filters share: runs, encoded frames (pure)
 registry.py      who subscribes, what they handled, who left and why

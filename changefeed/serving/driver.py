@@ -30,7 +30,7 @@ from changefeed.log import Latest, Look
 from changefeed.serving.feed import Feed, limits_of
 from changefeed.serving.filters import check_filter, compile_filter
 from changefeed.serving.large import LARGE_BYTES, in_turn
-from changefeed.serving.listing import Listing, Named, admit_list, check_kept, wants_list
+from changefeed.serving.listing import Listing, Named, admit_list, check_kept, check_newest, wants_list
 from changefeed.serving.machine import End, Page, Read, Send, Session, Sight, Verify, Wait, admit, group_start
 from changefeed.serving.registry import Subscriber
 from changefeed.transport import Connection
@@ -80,6 +80,7 @@ async def _admit(request: Subscribe, feed: Feed) -> tuple[Position, Position]:
     time_seq = None if start.time is None else await _ask(feed, log.read_time(start.time))
     look = await _ask(feed, log.look())
     position = admit(request, look, feed.window.tail, time_seq)
+    check_newest(request, look)
     if request.groups and start.position is not None and position.seq > look.floor.seq:
         try:
             holder = (await _ask(feed, log.read(position.seq - 1, 1)))[0]

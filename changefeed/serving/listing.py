@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from changefeed.change import Change, FeedSettings, Filter, Position
-from changefeed.errors import NoSnapshot, NotCurrent, OtherLineage
+from changefeed.errors import FuturePosition, NoSnapshot, NotCurrent, OtherLineage
 from changefeed.wire.changes import encode_change
 from changefeed.wire.messages import Listed, Run, Start, Subscribe
 from changefeed.wire.tables import RUNS_MAX
@@ -55,6 +55,7 @@ def admit_list(request: Subscribe, look: Look, settings: FeedSettings) -> Positi
             look.head,
         )
     check_kept(request.feed, settings)
+    check_newest(request, look)
     if start.snapshot is not None:
         refusal = look.check(start.snapshot)
         if refusal is not None:
@@ -63,6 +64,23 @@ def admit_list(request: Subscribe, look: Look, settings: FeedSettings) -> Positi
     if look.folded is None or look.folded < needed:
         raise NotCurrent(f"the snapshot of feed {request.feed} is being made; ask again")
     return look.position(look.folded) if start.snapshot is None else start.snapshot
+
+
+def check_newest(request: Subscribe, look: Look) -> None:
+    """Raise why a list cannot be gone on with, or be followed behind: an older copy of the log was put back, and what
+    the subscriber was given is not in it."""
+    newest = request.newest
+    refusal = None if newest is None else look.check(newest)
+    if refusal is not None:
+        raise refusal
+    if request.whole > look.tail.seq:
+        raise FuturePosition(
+            f"the list that was given reached up to seq {request.whole}, the log ends at {look.tail.seq}: an older copy "
+            "was restored",
+            request.start.position or request.start.snapshot,
+            look.earliest,
+            look.head,
+        )
 
 
 def check_kept(feed: str, settings: FeedSettings) -> None:

@@ -103,6 +103,8 @@ RUN = {"epoch": 1, "term": "b" * 8, "time": 1, "publisher": "p", "seqs": 5, "pay
 EVENTS = {"type": "events", "after": 4, "to": str(AT), "runs": [RUN]}
 ANSWER = {"type": "answer", "number": 1, "count": 1}
 FAULT = {"type": "fault", "code": "bad-message", "message": "m", "retryable": False}
+_AT = "5e1d3c7a90b24f68.7.c0ffee42.43"
+_ROW = {"epoch": 7, "term": "c0ffee42", "time": 5, "publisher": "p", "seqs": 5, "payload": b"x"}
 WRONG: list[tuple[dict[Any, Any], str]] = [
     ({}, 'the message has no "type"'),
     ({"type": None}, "unknown message type None"),
@@ -114,6 +116,53 @@ WRONG: list[tuple[dict[Any, Any], str]] = [
     ({"type": "handled", "position": 1}, "handled.position: must be the text of a position"),
     ({"type": "handled", "position": "1.2.3"}, "handled.position: '1.2.3' is not a position"),
     ({"type": "handled", "position": "a" * 10_000}, "handled.position: must be the text of a position"),
+    (
+        {"type": "subscribe", "feed": "vmapi", "start": {"at": "snapshot", "snapshot": _AT}, "name": "n"},
+        'subscribe.start: "snapshot" and "listed" come together, and only with "at": "snapshot"',
+    ),
+    (
+        {
+            "type": "subscribe",
+            "feed": "vmapi",
+            "start": {"at": "now", "snapshot": _AT, "listed": ["a", "b"]},
+            "name": "n",
+        },
+        'subscribe.start: "snapshot" and "listed" come together, and only with "at": "snapshot"',
+    ),
+    (
+        {"type": "subscribe", "feed": "vmapi", "start": {"at": "snapshot", "listed": ["a"]}, "name": "n"},
+        "subscribe.start.listed: must be a list of two",
+    ),
+    (
+        {"type": "subscribe", "feed": "vmapi", "start": {"at": "snapshot", "listed": ["a", 5]}, "name": "n"},
+        "subscribe.start.listed[1]: must be text",
+    ),
+    (
+        {
+            "type": "subscribe",
+            "feed": "vmapi",
+            "start": {"at": "snapshot", "snapshot": "5e1d3c7a90b24f68.0.ffffffff.0", "listed": ["a", "b"]},
+            "name": "n",
+        },
+        "subscribe.start.snapshot: is not what a list's messages told",
+    ),
+    (
+        {"type": "listed", "snapshot": _AT, "last": False, "runs": []},
+        "listed.runs: must not be empty, but for the last",
+    ),
+    ({"type": "listed", "snapshot": _AT, "last": True, "runs": [], "head": 42}, "listed.head: is before snapshot (43)"),
+    (
+        {"type": "listed", "snapshot": _AT, "last": False, "runs": [_ROW], "head": 50},
+        "listed.head: comes only with the last part",
+    ),
+    (
+        {"type": "listed", "snapshot": _AT, "last": False, "runs": [_ROW | {"seqs": [5]}]},
+        "listed.runs[0]: must be of one object: one seq, no groups",
+    ),
+    (
+        {"type": "listed", "snapshot": _AT, "last": False, "runs": [_ROW | {"groups": [[5, 1]]}]},
+        "listed.runs[0]: must be of one object: one seq, no groups",
+    ),
     ({"type": "beat", "epoch": "1"}, "beat.epoch: must be an integer, got '1'"),
     ({"type": "beat", "epoch": True}, "beat.epoch: must be an integer, got True"),
     ({"type": "beat", "epoch": 1.0}, "beat.epoch: must be an integer, got 1.0"),
