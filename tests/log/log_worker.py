@@ -3,6 +3,7 @@
 append     fence the next epoch, then append without end; a line "acked SEQ" after each append that returned
 hold       take the write lock as a frozen leader does, with an uncommitted entry, and stand still
 read       begin a read transaction and stand still inside it
+fold       as append, and fold seq n into the row of object n % 10, one by one; a line "folded SEQ" for each
 fail       as append, but go on after AppendOutcomeUnknown: append again, fence again, append; prints what each did
 """
 
@@ -14,7 +15,7 @@ import sys
 import trio
 
 from changefeed.errors import AppendOutcomeUnknown, ChangefeedError
-from changefeed.log import FeedLog, Fence
+from changefeed.log import FeedLog, Fence, Latest
 from changefeed.log.sqlite import SqliteLogStore
 from changefeed.testing.log_scribe import Scribe
 
@@ -39,6 +40,25 @@ async def append(directory: str) -> None:
     while True:
         entries = await scribe.write(1, 2, size=3000)
         say("acked", entries[-1].last_seq)
+
+
+async def fold(directory: str) -> None:
+    log = await SqliteLogStore("sqlite:", directory).open(FEED)
+    scribe = await take(log)
+    look = await log.look()
+    folded = look.folded
+    if folded is None:
+        await log.fold(scribe.epoch, scribe.term, None, look.floor.seq, [], [], versioned=False)
+        folded = look.floor.seq
+    say("ready")
+    while True:
+        if folded == scribe.tail.seq:
+            await scribe.write(5)
+        seq = folded + 1
+        row = Latest("vm", str(seq % 10), seq, scribe.epoch, scribe.term, 0, "p", None, str(seq).encode())
+        await log.fold(scribe.epoch, scribe.term, folded, seq, [row], [], versioned=False)
+        folded = seq
+        say("folded", seq)
 
 
 async def fail(directory: str) -> None:
@@ -73,6 +93,8 @@ def main() -> None:
     mode, directory = sys.argv[1:]
     if mode == "append":
         trio.run(append, directory)
+    elif mode == "fold":
+        trio.run(fold, directory)
     elif mode == "fail":
         trio.run(fail, directory)
     elif mode == "hold":
