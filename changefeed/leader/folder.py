@@ -13,9 +13,9 @@ from typing import Any, Final
 import trio
 
 from changefeed.change import FeedSettings
-from changefeed.errors import TailMoved, TrimmedAway
+from changefeed.errors import ChangefeedError, TailMoved, TrimmedAway
 from changefeed.leader.effects import Effect
-from changefeed.leader.folding import Key, Stretch
+from changefeed.leader.folding import Folded, Key, Stretch
 from changefeed.leader.guard import OBJECTS_MAX, marks_of
 from changefeed.leader.machine import Sequencer
 from changefeed.log import FeedLog, Latest, Look
@@ -33,6 +33,9 @@ LATEST_MAX: Final = 10_000
 #: Read at most for the guard. More than this is only unfolded where the option has just been switched on, or where
 #: folding has failed for long: until it is folded, no change is refused because of what it holds.
 BUILD_BYTES: Final = 16 * 1024 * 1024
+#: Of so many objects that were folded last their versions are remembered, so that the log need not be asked for those
+#: that change often.
+VERSIONS_MAX: Final = 50_000
 #: The shortest pause, whatever `snapshot_every_s` says.
 PAUSE_MIN_S: Final = 0.01
 
@@ -58,6 +61,8 @@ class Folder:
         #: Up to where the snapshot reaches, as far as this term knows; None: it does not.
         self._folded: int | None = None
         self._folds = 0
+        #: Object -> its row's version, as this term has written it. No tombstones: retention takes them away.
+        self._versions: dict[Key, int | None] = {}
 
     def stats(self) -> dict[str, Any]:
         """For status; empty where the feed keeps no snapshot. unfolded: how many events it lags behind."""
@@ -85,6 +90,7 @@ class Folder:
             if self._declared().snapshot:
                 await beside(self._keep_up)
             else:
+                self._versions.clear()
                 self._perform(self._machine.keep_no_snapshot())
                 self._folded = None
             with trio.move_on_after(max(self._settings.snapshot_every_s, PAUSE_MIN_S)):
@@ -100,7 +106,10 @@ class Folder:
             if machine.checks.guard.building:
                 self._perform(machine.built(await self._standing(look)))
             await self._fold(look)
-        except (TailMoved, TrimmedAway) as error:
+        except ChangefeedError as error:
+            self._versions.clear()
+            if not isinstance(error, TailMoved | TrimmedAway):
+                raise
             # Not where I believed: the next turn looks again.
             self._folded = None
             logger.warning("feed %s: the snapshot is not where it was: %s", self._log.feed, error)
@@ -135,19 +144,23 @@ class Folder:
         if after is None or after < look.floor.seq:
             # It is new, or was off while retention went on: what is trimmed is lost to it.
             after, versioned = look.floor.seq, False
+            self._versions.clear()
             await log.fold(machine.epoch, machine.term, None, after, (), (), versioned=False)
         self._reached(after, versioned)
         while after < until and self._declared().snapshot:
             stretch = await self._read(after)
             if stretch.to == after:
                 return
-            known = await self._known(list(stretch.objects)) if versioned else []
-            folded = stretch.fold(known)
+            seen = {key: self._versions[key] for key in stretch.objects if key in self._versions}
+            known = await self._known([key for key in stretch.objects if key not in seen]) if versioned else []
+            folded = stretch.fold(known, seen)
             await log.fold(
                 machine.epoch, machine.term, after, stretch.to, folded.rows, folded.gone, versioned=folded.versioned
             )
             after, versioned = stretch.to, versioned or folded.versioned
             self._folds += 1
+            if versioned:
+                self._remember(folded)
             self._reached(after, versioned)
 
     def _reached(self, seq: int, versioned: bool) -> None:
@@ -155,6 +168,17 @@ class Folder:
         self._machine.checks.guard.reached(seq, versioned)
         # There may be room for those who wait.
         self._perform(())
+
+    def _remember(self, folded: Folded) -> None:
+        versions = self._versions
+        for key in folded.gone:
+            versions.pop(key, None)
+        for row in folded.rows:
+            versions.pop(row.key, None)
+            if row.payload is not None:
+                versions[row.key] = row.version
+        while len(versions) > VERSIONS_MAX:
+            del versions[next(iter(versions))]
 
     async def _read(self, after: int) -> Stretch:
         """Only what is durable under this term's fence. An entry at a time, so that appends need not wait."""

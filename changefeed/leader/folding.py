@@ -8,8 +8,9 @@ with another op than create, update and delete has the object's state in its bod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from changefeed.declared import WITH_BODY
@@ -24,6 +25,7 @@ Key = tuple[str, str]
 
 DELETE: Final = "delete"
 _STATES: Final = WITH_BODY | {DELETE}
+_NONE: Final[Mapping[Key, int | None]] = MappingProxyType({})
 
 
 def tells_state(op: str, body: bytes | None) -> bool:
@@ -69,10 +71,12 @@ class Stretch:
         self.to = entry.last_seq
         self.bytes += entry.bytes
 
-    def fold(self, known: Iterable[Latest]) -> Folded:
-        """known: the rows of `objects` before, tombstones too. They may be left out where none of the snapshot has a
-        version."""
-        now: dict[Key, _Row] = {row.key: (row.version, True, None) for row in known}
+    def fold(self, known: Iterable[Latest], versions: Mapping[Key, int | None] = _NONE) -> Folded:
+        """known: the rows of `objects` before, tombstones too; of some the versions may be told instead. Both may be
+        left out where none of the snapshot has a version."""
+        now: dict[Key, _Row] = {key: (version, True, None) for key, version in versions.items()}
+        for row in known:
+            now[row.key] = (row.version, True, None)
         for index, (_, told, _) in enumerate(self._entries):
             for offset, (key, op, version, tells) in enumerate(told):
                 highest = now[key][0] if key in now else None

@@ -90,6 +90,7 @@ async def test_a_stretch_has_not_too_many_objects(autojump_clock: MockClock, mon
     """Unless a single entry has."""
     monkeypatch.setattr("changefeed.leader.folder.STRETCH_OBJECTS", 3)
     monkeypatch.setattr("changefeed.leader.folder.LATEST_MAX", 2)
+    monkeypatch.setattr("changefeed.leader.folder.VERSIONS_MAX", 0)
     async with in_office(snapshot_every_s=5) as office:
         office.declared = ON
         await office.publish(batch_of(1, vm("a", 1), vm("b", 2)))
@@ -101,6 +102,24 @@ async def test_a_stretch_has_not_too_many_objects(autojump_clock: MockClock, mon
         assert office.calls.count("fold") == 3, "begun anew, then two stretches"
         assert {id: row.version for id, row in (await rows(office)).items()} == {"a": 1, "b": 2, "c": 3, "d": 4}
         assert office.calls.count("latest") == 1 + 2, "four objects, two at a time; and once by the test"
+
+
+async def test_versions_that_were_just_written_are_not_asked_for(autojump_clock: MockClock) -> None:
+    """Only of objects that did not change lately, and of those that are gone."""
+    async with in_office(snapshot_every_s=5) as office:
+        office.declared = ON
+        await trio.sleep(6)
+        for number in range(1, 10, 2):
+            await office.publish(batch_of(number, vm("a", 50 - number), vm("b", number)))
+            await trio.sleep(6)
+        assert office.calls.count("latest") == 0
+        await office.publish(batch_of(11, vm("b", 60, "delete"), vm("c", 1)))
+        await trio.sleep(6)
+        await office.publish(batch_of(13, vm("b", 59), vm("c", 0)))
+        await trio.sleep(6)
+        assert office.calls.count("latest") == 2
+        found = {id: (row.seq, row.version, row.payload is not None) for id, row in (await rows(office)).items()}
+        assert found == {"a": (1, 49, True), "b": (11, 60, False), "c": (12, 1, True)}
 
 
 async def test_a_feed_without_the_option_pays_nothing(autojump_clock: MockClock) -> None:
@@ -366,6 +385,7 @@ async def test_rows_and_the_entries_behind_them_are_everything(
     """While publishing, folding, trimming and takeovers go on, at any moment: what the snapshot holds, and what is
     behind it in the log, says of each object what the whole history says."""
     monkeypatch.setattr("changefeed.leader.folder.STRETCH_BYTES", 700)
+    monkeypatch.setattr("changefeed.leader.folder.VERSIONS_MAX", 50_000 if seed % 2 else 2)
     random = Random(seed)
     history: dict[int, Entry] = {}
     checked = 0
