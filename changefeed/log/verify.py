@@ -3,7 +3,8 @@
 What is checked: every entry follows the one before (seq, digest chain, time); its bytes match their digest; it is of
 the epoch and term that the history of terms gives for its seq, and epochs only grow; each publisher's entries form a
 chain (`after` is the last number of the entry before); the row for the tail is what the walk arrives at; the rows for
-publishers agree with their last entries.
+publishers agree with their last entries; the snapshot is not folded beyond the tail, and no row of it is of an event
+beyond what is folded. (Not that its rows are what folding gives: what was trimmed cannot be folded again.)
 
 The walk streams: memory is bounded by READ_BYTES and PUBLISHERS_KEPT, whatever the log's size. The log may be written
 and trimmed meanwhile: the walk ends at the tail that it saw first, and begins again if it is overtaken by a trim.
@@ -17,8 +18,8 @@ from typing import Final
 
 from changefeed.batch import Entry, batch_digest, chain, chain_start
 from changefeed.change import NO_TERM
-from changefeed.errors import LogDamaged, TrimmedAway
-from changefeed.log import EpochRecord, FeedLog, Look
+from changefeed.errors import LogDamaged, TailMoved, TrimmedAway
+from changefeed.log import EpochRecord, FeedLog, Key, Look
 
 READ_BYTES: Final = 4 * 2**20
 #: (publisher, incarnation) pairs whose last number is remembered; of others it is asked of the log.
@@ -98,6 +99,7 @@ async def verify_log(log: FeedLog) -> Verified:
                         await _check_entry(log, walk, entry)
             _check_end(walk)
             await _check_publishers(log, walk)
+            await _check_snapshot(log)
         except TrimmedAway:
             continue
         except _Fault as found:
@@ -139,6 +141,8 @@ def _check_rows(log: FeedLog, look: Look) -> None:
         raise _Fault(tail.seq, f"the log begins at seq {floor.seq}, after its end at seq {tail.seq}")
     if floor.seq == 0 and (floor.epoch, floor.term, floor.digest) != (0, NO_TERM, chain_start(look.lineage, log.feed)):
         raise _Fault(0, "the floor of a log that was never trimmed must be its beginning")
+    if look.folded is not None and look.folded > tail.seq:
+        raise _Fault(tail.seq, f"the snapshot is folded up to seq {look.folded}, beyond the tail")
     before: EpochRecord | None = None
     for record in look.epochs:
         if before is not None and (record.epoch <= before.epoch or record.first < before.first):
@@ -255,3 +259,27 @@ async def _check_publishers(log: FeedLog, walk: _Walk) -> None:
             raise _Fault(seq, f"the row for publisher {publisher} says {state.last_number}, its last entry {number}")
         if state.last_seq == seq and state.incarnation == incarnation and state.last_number != number:
             raise _Fault(seq, f"the row for publisher {publisher} says {state.last_number}, its last entry {number}")
+
+
+async def _check_snapshot(log: FeedLog) -> None:
+    begun = (await log.look()).folded
+    after: Key | None = None
+    while begun is not None:
+        try:
+            rows = await log.list_latest(after, READ_BYTES, at=begun)
+        except TailMoved:
+            # It was begun anew, or switched off: of what is being built there is nothing to say yet.
+            return
+        folded = (await log.look()).folded
+        if not rows or folded is None or folded < begun:
+            return
+        for row in rows:
+            if row.seq > folded:
+                raise _Fault(
+                    row.seq,
+                    f"the snapshot's row of {row.resource} {row.id!r:.80} is of seq {row.seq}, but it is folded only up"
+                    f" to seq {folded}",
+                )
+            if after is not None and row.key <= after:
+                raise _Fault(row.seq, f"the snapshot's row of {row.resource} {row.id!r:.80} is out of order")
+            after = row.key

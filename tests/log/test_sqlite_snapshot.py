@@ -144,6 +144,22 @@ async def test_a_damaged_row_is_not_listed(directory: Path, with_rows: SqliteFee
     await with_rows.aclose()
 
 
+async def test_verify_sees_a_row_beyond_what_is_folded(directory: Path, with_rows: SqliteFeedLog) -> None:
+    """And one that cannot be read; the log's own entries are whole, and are walked first."""
+    assert (await verify_log(with_rows)).fault is None
+    edit(directory, "UPDATE snapshot SET folded = 2")
+    fault = (await verify_log(with_rows)).fault
+    assert fault is not None and (fault.seq, "row of vm 'c' is of seq 3" in fault.what) == (3, True)
+    edit(directory, "UPDATE snapshot SET folded = 3", DAMAGED_ROWS["payload is text"])
+    verified = await verify_log(with_rows)
+    assert verified.fault is not None and "unreadable row of its snapshot" in verified.fault.what
+    assert verified.events == 3
+    edit(directory, DAMAGE["folded beyond the tail"])
+    fault = (await verify_log(with_rows)).fault
+    assert fault is not None and "beyond the tail" in fault.what
+    await with_rows.aclose()
+
+
 # ---- statements that fail
 
 
