@@ -248,6 +248,10 @@ async def test_up_to_the_head_no_names_of_fields_narrow(autojump_clock: MockCloc
         assert (count, client.parts[-1].head) == (2, 3)
         await client.until(3)
         assert [event.id for event in client.events] == ["u1", "u2"]
+        # The same range for another: nothing of what was cut for the first one.
+        late = await b.subscribe(Start(position=Position(b.feed.log.lineage, 1, b.feed.term, 1)), narrow)
+        await late.until(3)
+        assert not late.events
         asked.then = None
         await change()
         await b.feed.append([Change("vm", "a", "update", ("state",), {"n": 0})])

@@ -34,11 +34,23 @@ Row = tuple[int, Any]
 NARROW = Filter({"vm": ("state",), "nic": ("ip",)})
 
 
-def apply(table: dict[Key, Row], change: Change, seq: int) -> None:
-    if change.op == "delete":
-        table.pop((change.resource, change.id), None)
-    else:
-        table[change.resource, change.id] = (seq, change.body)
+class Rows:
+    """A table as an application keeps it: the highest version of an object counts, also that of a delete."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Key, Row] = {}
+        self.versions: dict[Key, int] = {}
+
+    def apply(self, change: Change, seq: int) -> None:
+        key = (change.resource, change.id)
+        if change.version is not None:
+            if change.version < self.versions.get(key, 0):
+                return
+            self.versions[key] = change.version
+        if change.op == "delete":
+            self.rows.pop(key, None)
+        else:
+            self.rows[key] = (seq, change.body)
 
 
 @dataclass
@@ -51,6 +63,7 @@ class Churn:
     live: set[Key]
     rounds: int
     busy: bool = False
+    version: int = 100
     lock: trio.Lock = field(default_factory=trio.Lock)
 
     async def __call__(self, point: str, feed: str) -> None:
@@ -72,6 +85,9 @@ class Churn:
 
     async def _change(self, count: int) -> None:
         for _ in range(count):
+            if self.chance.random() < 0.25:
+                await self._race()
+                continue
             # Half of them near each other, so that one object changes often.
             key = self.chance.choice(self.keys if self.chance.random() < 0.5 else self.keys[::37])
             fields = self.chance.choice((("state",), ("ip",), ("alias",)))
@@ -85,6 +101,15 @@ class Churn:
                 self.live.discard(key)
             body = None if op == "delete" else {"at": self.feed.tail.seq + 1}
             await self.feed.append([Change(*key, op, None if op == "create" else fields, body)])
+
+    async def _race(self) -> None:
+        """One of a few objects whose changes carry versions and are published in another order than they were made."""
+        self.version += 1
+        version = self.version - self.chance.choice((0, 0, 3, 9))
+        op = self.chance.choice(("create", "update", "update", "delete"))
+        body = None if op == "delete" else {"version": version}
+        id = f"raced-{self.chance.randrange(6)}"
+        await self.feed.append([Change("net", id, op, ("name",) if op == "update" else None, body, version)])
 
 
 class Cut:
@@ -144,7 +169,7 @@ class Bench:
         )
         narrow = compile_filter(filter)
         wide = compile_filter(Filter(dict.fromkeys(filter.resources, ()), filter.ids))
-        table: dict[Key, Row] = {}
+        table = Rows()
         after = 0
         while entries := await self.feed.log.read(after, 2**22):
             for entry in entries:
@@ -152,9 +177,9 @@ class Bench:
                     change = decode_change(data)
                     wanted = wide if seq <= head else narrow
                     if wanted(change.resource, change.id, change.op, change.fields):
-                        apply(table, change, seq)
+                        table.apply(change, seq)
             after = entries[-1].last_seq
-        return table
+        return table.rows
 
 
 @asynccontextmanager
@@ -174,11 +199,11 @@ async def bench(objects: int, seed: int, *, rounds: int = 1000, page: int = 4096
         nursery.cancel_scope.cancel()
 
 
-class Table:
-    """What an application keeps: rows, and the newest seq that it was given of each object."""
+class Table(Rows):
+    """Built from events; knows the newest seq that it was given of each object."""
 
     def __init__(self) -> None:
-        self.rows: dict[Key, Row] = {}
+        super().__init__()
         self.newest: dict[Key, int] = {}
 
     def take(self, event: Event) -> None:
@@ -186,7 +211,7 @@ class Table:
         assert event.seq > self.newest.get(key, 0), f"{key} went back from {self.newest[key]} to {event.seq}"
         assert event.position.seq in (0, event.seq)
         self.newest[key] = event.seq
-        apply(self.rows, event.change, event.seq)
+        self.apply(event.change, event.seq)
 
 
 async def read_all(b: Bench, subscription: Subscription, table: Table) -> None:
