@@ -81,6 +81,18 @@ async def test_a_list_in_frames_then_the_stream(autojump_clock: MockClock, subpr
         assert {event.body["id"] for event in client.listed} == {event.id for event in client.listed}
 
 
+async def test_a_page_may_end_behind_any_object(autojump_clock: MockClock) -> None:
+    """Ids that begin with each other, one in each page: none is skipped, none comes twice."""
+    async with bench(Settings(snapshot_list_bytes=1)) as b:
+        ids = ["a", "a\0", "a\0\0", "a ", "a0", "a00", "aa", "b", "é", "～", "🌍", "🌍a"]
+        await create(b, "vm", *ids)
+        await create(b, "vm.a", "a")
+        await b.feed.keep_snapshot()
+        client = await b.subscribe(SNAPSHOT)
+        assert await whole_list(client) == [*sorted(ids, key=str.encode), "a"]
+        assert [len(part.runs) for part in client.parts] == [1] * 13 + [0]
+
+
 async def test_a_row_larger_than_a_frame_travels_alone(autojump_clock: MockClock) -> None:
     async with bench(SMALL) as b:
         await create(b, "vm", "a")
