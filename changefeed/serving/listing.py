@@ -75,8 +75,8 @@ def check_newest(request: Subscribe, look: Look) -> None:
         raise refusal
     if request.whole > look.tail.seq:
         raise FuturePosition(
-            f"the list that was given reached up to seq {request.whole}, the log ends at {look.tail.seq}: an older copy "
-            "was restored",
+            f"the list that was given reached up to seq {request.whole}, the log ends at {look.tail.seq}: an older "
+            "copy was restored",
             request.start.position or request.start.snapshot,
             look.earliest,
             look.head,

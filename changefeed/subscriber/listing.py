@@ -18,7 +18,8 @@ Key = tuple[str, str]
 
 class Listing:
     """place: the listing position. snapshot: where the stream goes on, known from the first message on. over: all of
-    the list was taken. head: where it ends in the stream; before it is over, the highest seq that was listed.
+    the list was taken. head: where it ends in the stream; before it is over, the highest seq that was listed. newest:
+    the newest event that was listed, if it lies behind `snapshot`.
 
     What it remembers grows with the objects that changed while the list was read.
     """
@@ -28,6 +29,7 @@ class Listing:
         self.snapshot: Position | None = None
         self.over = False
         self.head = 0
+        self.newest: Position | None = None
         self._last: Key | None = None
         self._newer: dict[Key, int] = {}
 
@@ -51,9 +53,11 @@ class Listing:
                 raise BadMessage(f"listed: {key} cannot follow {self._last}")
             self._last = (events[-1].resource, events[-1].id)
         self.snapshot = snapshot
-        for event in events:
+        for event, run in zip(events, part.runs, strict=True):
             if event.seq > snapshot.seq:
                 self._newer[event.resource, event.id] = event.seq
+                if self.newest is None or event.seq > self.newest.seq:
+                    self.newest = Position(snapshot.lineage, run.epoch, run.term, event.seq)
         # An instance that lags behind may know of a lower head than of rows.
         self.head = max(self.head, snapshot.seq, part.head, *(event.seq for event in events))
         self.over = part.last

@@ -411,7 +411,10 @@ class SubscriberMachine:
         else:
             start = Start(position=self.position)
         whole = begun.head if begun is not None and begun.over else 0
-        return Subscribe(self.feed, start, self.name, self._filter, self._groups, CLIENT, whole)
+        newest = None if begun is None else begun.newest
+        if newest is not None and self.position is not None and newest.seq <= self.position.seq:
+            newest = None
+        return Subscribe(self.feed, start, self.name, self._filter, self._groups, CLIENT, whole, newest)
 
     def received(self, message: ServerMessage, generation: int, now: float) -> list[Effect]:
         if generation != self._generation or not self._connected:

@@ -156,7 +156,9 @@ MESSAGES: Final[tuple[tuple[str, m.ClientMessage | m.ServerMessage], ...]] = (
     ),
     (
         "resumed behind a list, before its head is passed",
-        m.Subscribe(FEED, m.Start(position=position(41)), "mirror", Filter({"vm": ("state",)}), whole=43),
+        m.Subscribe(
+            FEED, m.Start(position=position(41)), "mirror", Filter({"vm": ("state",)}), whole=43, newest=position(42)
+        ),
     ),
     ("accepted", m.Subscribed(FEED, "broker-1", "8f2c11d0", position(41), position(57), "broker-2", 9, LIMITS)),
     ("nobody known to lead", m.Subscribed(FEED, "broker-1", "8f2c11d0", position(41), position(57), "", 0, LIMITS)),

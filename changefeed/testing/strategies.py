@@ -244,6 +244,7 @@ client_messages: st.SearchStrategy[Any] = (
         groups=st.booleans(),
         client=printable(0),
         whole=seqs(0),
+        newest=st.none() | positions(),
     )
     | st.builds(m.Handled, positions())
     | st.builds(m.Beat, st.integers(0, 10**6), seqs(0), seconds)

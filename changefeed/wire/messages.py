@@ -50,7 +50,9 @@ class Start:
 class Subscribe:
     """name: under which status lists the subscription (1 to 128 printable characters). groups: frames are wanted from
     a group's first event on even if the position lies inside a group. whole: up to this seq no field filter narrows
-    updates: set by who resumes behind a snapshot's list, until it has passed the head that stood at the list's end."""
+    updates: set by who resumes behind a snapshot's list, until it has passed the head that stood at the list's end.
+    newest: the position of the newest event that such a list held, if it lies above the position that is resumed: it is
+    known already, so the log must hold it too."""
 
     TYPE: ClassVar[str] = "subscribe"
     feed: str
@@ -60,6 +62,7 @@ class Subscribe:
     groups: bool = False
     client: str = ""
     whole: int = 0
+    newest: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ MEANINGS: Final[dict[str, str]] = {
     "subscribe.client": "Software and version, for people.",
     "subscribe.whole": "Behind a list whose `head` is not passed yet: that `head`. Up to it no names of fields narrow "
     "updates.",
+    "subscribe.newest": "In the middle of a list, or behind it: the position of the newest event that it held, if that "
+    "lies above the position that is resumed. A log that does not hold it was put back: the list is refused.",
     "start.at": '"beginning": the oldest event that the log holds. "now": what comes after the head of this moment. '
     '"snapshot": a list of the latest event of each object, then the feed.',
     "start.position": "Resume after this position.",

@@ -331,6 +331,7 @@ def _subscriber_records(payload_name: str, payload: Kind) -> list[Record]:
                 "groups": BOOLEAN,
                 "client": _NAME_OR_NONE,
                 "whole": _SEQ,
+                "newest": optional(POSITION),
             },
         ),
         Record(

@@ -408,3 +408,25 @@ async def test_who_does_not_ask_never_sees_a_list(autojump_clock: MockClock) -> 
             await client.until(b.feed.tail.seq)
             assert isinstance(client.welcome, Subscribed) and not client.welcome.position.is_listing
             assert not client.parts and all(isinstance(frame, Events) for frame in client.frames)
+
+
+@pytest.mark.parametrize(
+    ("whole", "newest", "code"),
+    [(4, 4, ""), (5, 0, "future-position"), (4, 5, "future-position"), (4, -4, "other-lineage")],
+)
+async def test_a_list_that_a_log_put_back_does_not_hold(
+    autojump_clock: MockClock, whole: int, newest: int, code: str
+) -> None:
+    """Who was listed an event that is not in the log, or has a head to pass that lies beyond its end, is told so. newest:
+    negative for one of another term."""
+    async with bench() as b:
+        await b.feed.log.set_settings(FeedSettings(snapshot=True))
+        await create(b, "vm", "a", "b", "c", "d")
+        lineage = b.feed.log.lineage
+        position = Position(lineage, 1, b.feed.term, 2)
+        term = b.feed.term if newest >= 0 else "0badbad0"
+        known = Position(lineage, 1, term, abs(newest)) if newest else None
+        client = b.connect()
+        await client.say(Subscribe("vmapi", Start(position=position), "me", Filter(), whole=whole, newest=known))
+        message = await client.hear()
+        assert (message.code if isinstance(message, Fault) else "") == code

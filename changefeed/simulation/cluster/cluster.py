@@ -148,15 +148,14 @@ class Cluster:
 
     def object_of(self, key: str, op: str) -> tuple[str, str, int | None]:
         """Which object a change is about, how, and its version. Where somebody lists, objects change often, and some
-        carry versions that grow as the changes are made: publishers that race bring them in another order. Those are
-        not deleted: whoever lists later would not know of the version under which they were."""
+        carry versions that grow as the changes are made: publishers that race bring them in another order."""
         if not self.listers:
             return key, op, None
         number = self._objects.randrange(12)
         if number < 7:
             return f"o{number}", op, None
         self._versions += 1
-        return f"v{number}", "update" if op == "delete" else op, self._versions
+        return f"v{number}", op, self._versions
 
     @property
     def servers(self) -> list[str]:

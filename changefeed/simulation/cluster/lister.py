@@ -27,20 +27,25 @@ if TYPE_CHECKING:
     from changefeed.simulation.cluster.cluster import Cluster
 
 Key = tuple[str, str]
-#: An object in a table: the seq of its latest event, its version, its body's key.
-Row = tuple[int, int | None, str]
+#: An object in a table: the seq of its latest event, its highest version, its body's key (None: it was deleted).
+Row = tuple[int, int | None, str | None]
 
 
 def apply(table: dict[Key, Row], change: Change, seq: int) -> None:
-    """What a change does to a table: a lower version than the row's does nothing."""
+    """What a change does to a table: a lower version than the row's does nothing, also where the object was deleted."""
     key = (change.resource, change.id)
     known = table.get(key)
     if known is not None and known[1] is not None and change.version is not None and change.version < known[1]:
         return
-    if change.op == "delete":
+    version = change.version if change.version is not None or known is None else known[1]
+    if change.op == "delete" and version is None:
         table.pop(key, None)
     else:
-        table[key] = (seq, change.version, change.body["id"])
+        table[key] = (seq, version, None if change.op == "delete" else change.body["id"])
+
+
+def living(table: dict[Key, Row]) -> dict[Key, Row]:
+    return {key: row for key, row in table.items() if row[2] is not None}
 
 
 class Lister(Client):
@@ -140,12 +145,14 @@ def judge_tables(listers: Iterable[Lister], entries: Iterable[Entry]) -> list[Br
         for seq, data in enumerate(split(entry.payload), entry.seq):
             apply(model, decode_change(data), seq)
     found: list[Broken] = []
+    model = living(model)
     for lister in listers:
-        missing = sorted(key for key in model if key not in lister.table)
-        phantom = sorted(key for key in lister.table if key not in model)
-        wrong = sorted(key for key in model if key in lister.table and lister.table[key] != model[key])
+        table = living(lister.table)
+        missing = sorted(key for key in model if key not in table)
+        phantom = sorted(key for key in table if key not in model)
+        wrong = sorted(key for key in model if key in table and table[key] != model[key])
         if missing or phantom or wrong:
             says = f"{lister.who}: missing {missing[:5]}, phantom {phantom[:5]}, wrong {wrong[:5]}"
-            about = {"has": [lister.table[key] for key in wrong[:5]], "is": [model[key] for key in wrong[:5]]}
+            about = {"has": [table[key] for key in wrong[:5]], "is": [model[key] for key in wrong[:5]]}
             found.append(Broken("snapshot", f"its table is not the log's latest: {says}", about))
     return found
