@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Judge = Callable[["Request", "Facts | None", "list[Effect]"], None]
 Refuse = Callable[["Request", ChangefeedError, "list[Effect]"], None]
 #: Asks for a look-up about a request: these objects' rows, and a look; returns its token.
-Ask = Callable[["Request", "tuple[Key, ...]", "list[Effect]"], int]
+Ask = Callable[["Request", "list[Effect]", "tuple[Key, ...]"], int]
 
 
 class Checks:
@@ -114,7 +114,7 @@ class Checks:
     def _ask_once(self, request: Request, effects: list[Effect]) -> None:
         check = request.check
         if check is not None and not check.token:
-            check.token = self._ask(request, () if check.error is not None else check.bare, effects)
+            check.token = self._ask(request, effects, () if check.error is not None else check.bare)
             self.guard.asks(check.token)
 
     # ---- what comes back

@@ -88,7 +88,7 @@ class Sequencer:
         self._waiting: deque[Accepted] = deque()
         self._flight: Flight | None = None
         self._token = 0
-        self.checks = Checks(self._judge, self._refuse, self._ask_snapshot, self._looking)
+        self.checks = Checks(self._judge, self._refuse, self._look_up, self._looking)
         if snapshot:
             self.keep_snapshot(look)
 
@@ -445,19 +445,16 @@ class Sequencer:
         else:
             self._refuse(request, refusals.reused(batch), effects)
 
-    def _look_up(self, request: Request, effects: list[Effect], *, last: bool = False, number: int = 0) -> None:
+    def _look_up(
+        self, request: Request, effects: list[Effect], keys: Sequence[Key] = (), *, last: bool = False, number: int = 0
+    ) -> int:
         self._token += 1
         self._looking[self._token] = request
         batch = request.batch
         after = batch.after if number else 0
         end, size = (batch.last_number, len(batch.payload)) if number and len(batch.sizes) > 1 else (0, 0)
         who, incarnation = batch.publisher, batch.incarnation
-        effects.append(LookUp(self._token, who, incarnation, False, last, number, after, end, size))
-
-    def _ask_snapshot(self, request: Request, keys: tuple[Key, ...], effects: list[Effect]) -> int:
-        self._token += 1
-        self._looking[self._token] = request
-        effects.append(LookUp(self._token, request.batch.publisher, request.batch.incarnation, keys=keys))
+        effects.append(LookUp(self._token, who, incarnation, False, last, number, after, end, size, tuple(keys)))
         return self._token
 
     # ---- appends
