@@ -39,6 +39,11 @@ class Listing:
             return Start(position=self.place)
         return Start(at="snapshot", snapshot=self.snapshot, listed=self._last)
 
+    def newest_above(self, position: Position | None) -> Position | None:
+        """`newest`, if it lies above the position that is resumed."""
+        newest = self.newest
+        return newest if newest is None or position is None or newest.seq > position.seq else None
+
     def take(self, part: Listed) -> list[Event]:
         """The events of the next part. Raises BadMessage if it does not continue the list."""
         snapshot = part.snapshot

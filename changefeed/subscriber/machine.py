@@ -411,9 +411,7 @@ class SubscriberMachine:
         else:
             start = Start(position=self.position)
         whole = begun.head if begun is not None and begun.over else 0
-        newest = None if begun is None else begun.newest
-        if newest is not None and self.position is not None and newest.seq <= self.position.seq:
-            newest = None
+        newest = None if begun is None else begun.newest_above(self.position)
         return Subscribe(self.feed, start, self.name, self._filter, self._groups, CLIENT, whole, newest)
 
     def received(self, message: ServerMessage, generation: int, now: float) -> list[Effect]:
