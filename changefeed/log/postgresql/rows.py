@@ -57,7 +57,9 @@ FOLD: Final = (
 _LATEST: Final = "o.resource, o.id, o.seq, o.epoch, o.term, o.time, o.publisher, o.version, o.payload"
 LATEST: Final = (
     f"SELECT {_LATEST} FROM changefeed.heads h CROSS JOIN unnest(%s::text[], %b::bytea[]) AS k (resource, id)"
-    " JOIN changefeed.objects o ON o.feed_id = h.feed_id AND o.resource = k.resource AND o.id = k.id"
+    # LIMIT: key by key along the index, also where the planner knows nothing of the table yet.
+    " CROSS JOIN LATERAL (SELECT b.* FROM changefeed.objects b WHERE b.feed_id = h.feed_id"
+    " AND b.resource = k.resource AND b.id = k.id LIMIT 1) o"
     " WHERE h.feed_id = %s AND h.folded IS NOT NULL"
 )
 LIST_LATEST: Final = (
