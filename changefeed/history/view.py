@@ -480,6 +480,15 @@ class View:
             born < restore.at and (restore.lineage != lineage or seq > restore.tail) for restore in self.restores
         )
 
+    def kept(self, stamp: str, seq: int) -> int:
+        """Up to which seq the log in which a position stood is still the same log, whatever was put back since."""
+        born = self.committed.get((stamp, seq))
+        if born is None:
+            born = self.born.get(stamp, -1)
+        lineage = stamp.partition(".")[0]
+        later = [restore for restore in self.restores if born < restore.at]
+        return min((restore.tail if restore.lineage == lineage else 0 for restore in later), default=seq)
+
     def _final_log(self) -> Log:
         dump = self._dump
         if dump is None:

@@ -328,7 +328,7 @@ BAD: list[tuple[str, str, str, str]] = [
         "C5",
         "a gap in what was lost",
         _(LOST, ("s0 event 1.1 a", ""), ("s0 connected 0", "s0 connected 0")),
-        "with a gap after 0",
+        "was never given 1 (a)",
     ),
     (
         "C5",

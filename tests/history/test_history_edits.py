@@ -63,6 +63,15 @@ def test_each_edit_finds_places_and_is_noticed_in_all_of_them(name: str) -> None
     assert places >= 2
 
 
+@pytest.mark.parametrize("seed", [137])
+def test_what_is_missing_below_something_that_was_lost_is_seen(seed: int) -> None:
+    """The next event went away with the storage, unseen; the one that was dropped is in the copy that was put back."""
+    name = "an event is dropped"
+    history = MadeUp(random.Random(f"proof-{seed}"), restores=True).history()
+    broken = apply(name, history, random.Random(f"{seed}-{name}"))
+    assert broken is not None and "C5" in {found.promise for found in check(broken)}
+
+
 def test_every_checker_has_edits() -> None:
     """A checker that no edit breaks could say nothing for ever."""
     assert {promise for promise, _ in EDITS.values()} == set(CHECKERS)

@@ -51,6 +51,7 @@ class _Stream:
         self.steps = steps
         self.found = found
         newest = steps[-1]
+        self.view = view
         self.log = view.log_of(newest.stamp, newest.seq) if view.restores else view.log
         self.restored = bool(view.restores)
         self.dense = not any((segment.filter or {}).values())
@@ -70,7 +71,8 @@ class _Stream:
         count = len(selected)
         for step in self.steps:
             seq = step.seq
-            # What was lost with the storage, and not seen before: only its order can be judged.
+            # What was lost with the storage, and not seen before: only its order can be judged, and what lies below it
+            # in the part that was not lost.
             blind = self.restored and not self.log.stands(step.stamp, seq)
             if step.kind == "bookmark":
                 if index < count and selected[index] <= seq and self.given is not None and not blind:
@@ -80,6 +82,9 @@ class _Stream:
                     index = first_above(selected, max(seq, known))
                 self.given = max(self.given or 0, seq)
                 continue
+            if blind and self._missing(selected, index, step):
+                self._gap(step, selected[index], "it was given")
+                return
             if blind or seq <= known:
                 if not self._order(step):
                     return
@@ -99,6 +104,12 @@ class _Stream:
                         record=step.at, seqs=[seq],
                     )  # fmt: skip
             self.given = seq
+
+    def _missing(self, selected: list[int], index: int, step: Step) -> bool:
+        """Whether the next one that is selected should have come before a step of a log that is gone."""
+        if self.given is None or index == len(selected) or selected[index] >= step.seq:
+            return False
+        return selected[index] <= self.view.kept(step.stamp, step.seq)
 
     def _order(self, step: Step) -> bool:
         """Where the log is not known: seqs grow, and by one where nothing is filtered."""
