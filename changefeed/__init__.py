@@ -2,7 +2,7 @@
 
 The tree follows an event, stage by stage; in each stage `machine.py` decides (pure) and `driver.py` does:
 
-    change.py        Change, Event, Position, Receipt …          errors.py    all errors as one tree
+    change.py        Change, Event, Position, Receipt …          errors/      all errors as one tree
     batch.py         the bytes: batch, entry, digest chain       wire/        messages, two encodings, limits
     publisher/       1  numbers, encodes, keeps until acknowledged
     peer/               carries batches to whoever leads, and entries back

@@ -22,7 +22,15 @@ IMPURE = {
     "trio_websocket", "uuid",
 }  # fmt: skip
 #: Values, bytes and tunables that everybody uses.
-PURE_MODULES = {"change.py", "errors.py", "batch.py", "settings.py", "declared.py"}
+PURE_MODULES = {
+    "change.py",
+    "errors/__init__.py",
+    "errors/log.py",
+    "errors/root.py",
+    "batch.py",
+    "settings.py",
+    "declared.py",
+}
 #: What a pure module of a stage may import of ours, beside other pure modules of its own stage.
 PURE_IMPORTS = {"changefeed.change", "changefeed.errors", "changefeed.batch", "changefeed.settings", "changefeed.wire"}
 #: Contracts are values and protocols: pure modules may use what stands in their __init__.py, not their implementations.

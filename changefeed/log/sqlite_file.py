@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from changefeed.batch import Entry, Tail, chain_start
+from changefeed.batch import Entry, Tail
 from changefeed.change import FeedSettings
 from changefeed.errors import (
     AppendOutcomeUnknown,
@@ -35,7 +35,7 @@ from changefeed.log import Fence, Key, Latest, Look, PublisherState
 from changefeed.log import sqlite_read as rows
 from changefeed.log import sqlite_snapshot as snapshot
 from changefeed.log import sqlite_write as changes
-from changefeed.log.rules import dump_settings, room_needed
+from changefeed.log.rules import room_needed
 from changefeed.log.sqlite_io import (
     BUSY,
     FULL,
@@ -54,7 +54,7 @@ from changefeed.log.sqlite_io import (
     write_lock_holder,
     write_wal_again,
 )
-from changefeed.log.sqlite_schema import create_tables, read_end
+from changefeed.log.sqlite_schema import read_end
 from changefeed.ports import World
 from changefeed.settings import Settings
 
@@ -143,20 +143,7 @@ class FeedFile:
     def _create(self, connection: sqlite3.Connection, create: bool) -> None:
         if not create:
             raise UnknownFeed(f"there is no log of feed {self.feed} in {self.directory}")
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if not rows.is_laid_out(connection, self.feed):
-                lineage = self._world.entropy.token(8)
-                start = chain_start(lineage, self.feed)
-                create_tables(
-                    connection, self.feed, lineage, self._world.wall_ms(), start, dump_settings(FeedSettings())
-                )
-                snapshot.create_snapshot_tables(connection)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+        changes.lay_out(connection, self.feed, self._world)
 
     def _add_tables(self) -> None:
         """What a file of release 0.1.0 lacks. After `_mend`, since a commit may copy the write-ahead log."""

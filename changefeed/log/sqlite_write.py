@@ -11,21 +11,23 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
-from changefeed.batch import ENTRY_OVERHEAD, Entry
+from changefeed.batch import ENTRY_OVERHEAD, Entry, chain_start
 from changefeed.change import FeedSettings
 from changefeed.errors import SettingsConflict, TailMoved, TooManyPublishers
 from changefeed.log import Fence, Key, Latest, Look, PublisherState
 from changefeed.log import sqlite_snapshot as snapshot
 from changefeed.log.rows import entry_row, one
 from changefeed.log.rules import EPOCHS_KEPT, check_time, dump_settings, fence_refused, fenced
-from changefeed.log.sqlite_read import look, publisher_state, read_fence, read_settings
+from changefeed.log.sqlite_read import is_laid_out, look, publisher_state, read_fence, read_settings
 from changefeed.log.sqlite_schema import (
     FENCE_COLUMNS,
     INSERT_ENTRY,
     STORE_PUBLISHER,
+    create_tables,
     fence_row,
     read_end,
 )
+from changefeed.ports import World
 
 #: What one transaction of a trim drops at most: appends and fences wait for it.
 TRIM_ENTRIES: Final = 2000
@@ -88,6 +90,22 @@ def append(
         "UPDATE ends SET seq = ?, epoch = ?, term = ?, digest = ?, time = ?, total = total + ? WHERE name = 'tail'",
         (end.last_seq, end.epoch, end.term, end.digest, end.time, sum(entry.bytes for entry in entries)),
     )
+
+
+def lay_out(connection: sqlite3.Connection, feed: str, world: World) -> None:
+    """Make the tables, under a random lineage, unless another process was faster."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not is_laid_out(connection, feed):
+            lineage = world.entropy.token(8)
+            start = chain_start(lineage, feed)
+            create_tables(connection, feed, lineage, world.wall_ms(), start, dump_settings(FeedSettings()))
+            snapshot.create_snapshot_tables(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def open_publisher(

@@ -417,8 +417,9 @@ async def test_who_does_not_ask_never_sees_a_list(autojump_clock: MockClock) -> 
 async def test_a_list_that_a_log_put_back_does_not_hold(
     autojump_clock: MockClock, whole: int, newest: int, code: str
 ) -> None:
-    """Who was listed an event that is not in the log, or has a head to pass that lies beyond its end, is told so. newest:
-    negative for one of another term."""
+    """Who was listed an event that is not in the log, or has a head to pass that lies beyond its end, is told so.
+
+    newest: negative for one of another term."""
     async with bench() as b:
         await b.feed.log.set_settings(FeedSettings(snapshot=True))
         await create(b, "vm", "a", "b", "c", "d")

@@ -148,14 +148,17 @@ class Cluster:
 
     def object_of(self, key: str, op: str) -> tuple[str, str, int | None]:
         """Which object a change is about, how, and its version. Where somebody lists, objects change often, and some
-        carry versions that grow as the changes are made: publishers that race bring them in another order."""
+        carry versions that grow as the changes are made: publishers that race bring them in another order. Where
+        retention is short, a delete's version is soon forgotten, so that a later update of a lower one is a new object:
+        there, objects with versions are not deleted."""
         if not self.listers:
             return key, op, None
         number = self._objects.randrange(12)
         if number < 7:
             return f"o{number}", op, None
         self._versions += 1
-        return f"v{number}", op, self._versions
+        kept = self.plan.option("keep") is None
+        return f"v{number}", op if kept or op != "delete" else "update", self._versions
 
     @property
     def servers(self) -> list[str]:

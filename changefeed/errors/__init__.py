@@ -4,8 +4,8 @@
       UsageError                 the caller's own mistake; nothing was sent
         InvalidChange InvalidName BadPosition BadConfig BadUrl InsecureListen NotDeclaredHere
       Refused                    a publish or a subscription was refused; nothing happened
-        UnknownFeed UnknownResource UnknownField ChangeTooLarge GroupTooLarge
-        NumberReused NumberGap Superseded Forgotten PublisherInUse TooManyPublishers LogFull
+        UnknownFeed UnknownResource UnknownField NoSnapshot BodyMissing VersionMissing ChangeTooLarge GroupTooLarge
+        NumberReused NumberSkipped NumberGap Superseded Forgotten PublisherInUse TooManyPublishers LogFull
         FeedExists SettingsConflict
       AcknowledgedLost           the log lost what it had acknowledged to this publisher
       OutcomeUnknown             the caller stopped waiting; the change may still be stored
@@ -18,7 +18,7 @@
         PortInUse NameTaken CoordinatorUnavailable TwoCoordinators
       ProtocolError              the peer broke the protocol
         BadMessage FrameTooLarge UnsupportedProtocol HandshakeTimeout
-      LogError                   the log's storage
+      LogError                   the log's storage (log.py)
         Fenced TailMoved AppendOutcomeUnknown LogUnavailable LogAccessDenied LogNotLaidOut LogUnsafe LogDamaged
         LogReplaced LogFormatUnknown TrimmedAway
 
@@ -32,25 +32,26 @@ code a server uses when the error ends a connection. Close codes from 4000 to 44
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
+
+from changefeed.errors.log import (
+    AppendOutcomeUnknown as AppendOutcomeUnknown,
+    Fenced as Fenced,
+    LogAccessDenied as LogAccessDenied,
+    LogDamaged as LogDamaged,
+    LogError as LogError,
+    LogFormatUnknown as LogFormatUnknown,
+    LogNotLaidOut as LogNotLaidOut,
+    LogReplaced as LogReplaced,
+    LogUnavailable as LogUnavailable,
+    LogUnsafe as LogUnsafe,
+    TailMoved as TailMoved,
+    TrimmedAway as TrimmedAway,
+)
+from changefeed.errors.root import ChangefeedError as ChangefeedError, Outcome as Outcome
 
 if TYPE_CHECKING:
     from changefeed.change import Position
-
-Outcome = Literal["refused", "unknown", "none"]
-
-
-class ChangefeedError(Exception):
-    """Root of the tree. `str(error)` is a sentence for people: what was wrong, which limit, what to do."""
-
-    code: ClassVar[str] = "changefeed-error"
-    retryable: ClassVar[bool] = False
-    outcome: ClassVar[Outcome] = "none"
-    close_code: ClassVar[int] = 4400
-
-    def details(self) -> dict[str, Any]:
-        """What travels with the error beside code and message; JSON-able."""
-        return {}
 
 
 # ---- the caller's own mistake
@@ -503,99 +504,6 @@ class HandshakeTimeout(ProtocolError):
 
     code = "handshake-timeout"
     close_code = 4403
-
-
-# ---- the log's storage
-
-
-class LogError(ChangefeedError):
-    code = "log-error"
-    close_code = 4430
-
-
-class Fenced(LogError):
-    """The log's fence is not of this epoch and term: another leads (or led). Nothing was written.
-
-    epoch, term: what the fence says now. coordinator: id of the coordinator under which it was written.
-    """
-
-    code = "fenced"
-    outcome = "refused"
-
-    def __init__(self, message: str, epoch: int = 0, term: str = "", coordinator: str = "") -> None:
-        super().__init__(message)
-        self.epoch = epoch
-        self.term = term
-        self.coordinator = coordinator
-
-
-class TailMoved(LogError):
-    """An append expected another tail. Nothing was written."""
-
-    code = "tail-moved"
-    outcome = "refused"
-
-
-class AppendOutcomeUnknown(LogError):
-    """A write to the log failed in a way that leaves open whether it is stored."""
-
-    code = "append-outcome-unknown"
-    outcome = "unknown"
-
-
-class LogUnavailable(LogError):
-    """The log cannot be asked now. Nothing was written."""
-
-    code = "log-unavailable"
-    retryable = True
-
-
-class LogAccessDenied(LogError):
-    """The log's server refuses this role, password or database, or the role lacks a privilege."""
-
-    code = "log-access-denied"
-    retryable = True  # at another instance, or once the role may
-
-
-class LogNotLaidOut(LogError):
-    """The database holds no tables of a log, or those of an older release: `changefeed log init` or `log upgrade`."""
-
-    code = "log-not-laid-out"
-    retryable = True  # at another instance, or once it is laid out
-
-
-class LogUnsafe(LogError):
-    """The log's server would not keep what it acknowledges, or is a read-only copy: nothing is written to it."""
-
-    code = "log-unsafe"
-    retryable = True  # at another instance, or once the server is set right
-
-
-class LogDamaged(LogError):
-    """The log's content contradicts itself: it is not served, and this instance does not contend."""
-
-    code = "log-damaged"
-    retryable = True  # at another instance, or once the log is repaired
-
-
-class LogReplaced(LogError):
-    """The log's file was replaced under a running process."""
-
-    code = "log-replaced"
-    retryable = True  # at another instance, or once the log is repaired
-
-
-class LogFormatUnknown(LogError):
-    """The log was written by a newer release."""
-
-    code = "log-format-unknown"
-    retryable = True  # at another instance, or once the log is repaired
-
-
-class TrimmedAway(LogError):
-    """Entries asked for have been trimmed. Drivers turn it into PositionTooOld, with the log's floor."""
-
-    code = "trimmed-away"
 
 
 def every_error() -> Iterator[type[ChangefeedError]]:
