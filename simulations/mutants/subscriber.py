@@ -64,8 +64,8 @@ MUTANTS: Final = (
         (
             Patch(
                 READER,
-                "            return\n        effects.keys.append(event.id)\n        effects.cursor.position = event.position\n",  # noqa: E501
-                "            return\n        effects.keys.append(event.id)\n",
+                "            return\n        effects.keys.append(key_of(event.change))\n        effects.cursor.position = event.position\n",  # noqa: E501
+                "            return\n        effects.keys.append(key_of(event.change))\n",
             ),
             Patch(
                 READER,
@@ -104,8 +104,8 @@ MUTANTS: Final = (
             ),
             Patch(
                 "changefeed.leader.machine",
-                "        self._flight = flight = _Flight(accepted, tuple(entries))\n",
-                "        self._flight = flight = _Flight(accepted, tuple(entries))\n        self.assigned = seq\n",
+                "        self._flight = flight = Flight(accepted, tuple(entries))\n",
+                "        self._flight = flight = Flight(accepted, tuple(entries))\n        self.assigned = seq\n",
             ),
             Patch(
                 SERVING,

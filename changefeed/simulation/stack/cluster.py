@@ -10,6 +10,7 @@ from typing import Any, cast
 import trio
 
 from changefeed import Change
+from changefeed.change import FeedSettings
 from changefeed.history.facts import submit_facts
 from changefeed.log import LogStore
 from changefeed.log.sqlite import SqliteLogStore
@@ -18,7 +19,7 @@ from changefeed.settings import Settings
 from changefeed.simulation.cluster.clients import Group, Writer
 from changefeed.simulation.cluster.cluster import Cluster
 from changefeed.simulation.cluster.distant import ProcessFaults
-from changefeed.simulation.cluster.recording import Recorder
+from changefeed.simulation.cluster.recording import Recorder, key_of
 from changefeed.simulation.cluster.sightings import Sightings
 from changefeed.simulation.disk import RecordedDisk
 from changefeed.simulation.plan import Plan
@@ -37,12 +38,12 @@ class PaddedWriter(Writer):
         if pad:
             changes = [self._padded(change, pad) for change in group.changes]
             group.changes[:] = changes
-            group.facts = submit_facts(group.op, changes, self.name)
+            group.facts = submit_facts(group.op, changes, self.name, key_of)
         return group
 
     def _padded(self, change: Change, pad: int) -> Change:
         size = int(pad * 2 * self._chance.random() ** 2)
-        return replace(change, body={"id": change.id, "pad": "x" * size})
+        return replace(change, body={"id": key_of(change), "pad": "x" * size})
 
 
 class StackCluster(Cluster):
@@ -82,11 +83,11 @@ class StackCluster(Cluster):
     async def start(self, nursery: trio.Nursery) -> None:
         self.sqlite.begin()
         keep = self.plan.option("keep")
-        if keep is not None:
-            self.sqlite.set_retention(keep)
+        if keep is not None or self.listers:
+            self.sqlite.set(FeedSettings(retention_count=keep, snapshot=bool(self.listers)))
         for name in self.names:
             nursery.start_soon(self.keep, name)
-        for reader in self.readers:
+        for reader in self.followers:
             nursery.start_soon(reader.run)
 
     def store(self, name: str, life: int, world: World) -> tuple[LogStore, ProcessFaults[Any]]:

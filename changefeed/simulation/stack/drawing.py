@@ -78,6 +78,7 @@ def draw(seed: int) -> Plan:
     options["readers"][0].pop("late", None)
     options |= _weather(chance, options["way_s"])
     clients = [*options["publishers"], *(reader["who"] for reader in options["readers"])]
+    clients += [reader["who"] for reader in options.get("listers", ())]
     options["json"] = [who for who in clients if chance.random() < 0.35]
     steps = _steps(chance, options, clients)
     if chance.random() < 0.4:

@@ -85,9 +85,9 @@ class SqlitePlace:
         self.look()
         held.entries = [known[each.seq] if known.get(each.seq) == each else each for each in held.entries]
 
-    def set_retention(self, count: int) -> None:
+    def set(self, settings: FeedSettings) -> None:
         assert self._file is not None
-        self._file.set_settings(FeedSettings(retention_count=count))
+        self._file.set_settings(settings)
 
     def look(self) -> None:
         """See what a write has changed. What cannot be read just now is seen later."""

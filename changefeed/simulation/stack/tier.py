@@ -11,6 +11,7 @@ import trio
 
 from changefeed.simulation.cluster import tier as cluster_tier
 from changefeed.simulation.cluster.judge import judge
+from changefeed.simulation.cluster.lister import judge_tables
 from changefeed.simulation.cluster.recording import Recorder
 from changefeed.simulation.cluster.tripwires import tripwires
 from changefeed.simulation.cluster.virtual import run_virtually
@@ -44,6 +45,9 @@ class StackTier:
             cluster = StackCluster(seed, plan, recorder, sightings, place, disk)
             try:
                 await cluster_tier.run_phases(cluster, StackNemesis(cluster))
+                faults.extend(cluster.wrong)
+                if plan.option("keep") is None:
+                    faults.extend(judge_tables(cluster.listers, place.held.entries))
             finally:
                 # Whatever happened: who is frozen could not even end.
                 for who in (*cluster.names, *cluster.clients):
