@@ -49,17 +49,4 @@ MUTANTS: Final = (
         ),
         sees=("snapshot",),
     ),
-    Mutant(
-        "M37",
-        "a delete leaves the object in the snapshot",
-        "deletes are left out of the list",
-        (
-            Patch(
-                FOLDING,
-                "now[key] = (version, op != DELETE, (index, offset))",
-                "now[key] = (version, True, (index, offset))",
-            ),
-        ),
-        sees=("snapshot",),
-    ),
 )

@@ -14,7 +14,7 @@ def test_the_page_is_what_was_measured() -> None:
 
 
 def test_all_bugs_are_caught_within_the_limits() -> None:
-    """33 of 33; half of them within 20 seeds, the worst start within 2,000."""
+    """All of them; half of them within 20 seeds, the worst start within 2,000."""
     verdict = judge(Results.load())
     assert verdict.of == 33
     assert not verdict.missed
