@@ -154,6 +154,8 @@ class Folder:
             seen = {key: self._versions[key] for key in stretch.objects if key in self._versions}
             known = await self._known([key for key in stretch.objects if key not in seen]) if versioned else []
             folded = stretch.fold(known, seen)
+            for resource in folded.emptied:
+                await self._empty(resource, after, versioned)
             await log.fold(
                 machine.epoch, machine.term, after, stretch.to, folded.rows, folded.gone, versioned=folded.versioned
             )
@@ -162,6 +164,18 @@ class Folder:
             if versioned:
                 self._remember(folded)
             self._reached(after, versioned)
+
+    async def _empty(self, resource: str, at: int, versioned: bool) -> None:
+        """Drop what the snapshot, folded up to `at`, holds of a table that is truncated behind it. A list that begins
+        meanwhile lacks what the stream behind it, which tells the TRUNCATE, takes away as well."""
+        log, machine = self._log, self._machine
+        self._versions.clear()
+        while True:
+            rows = await log.list_latest((resource, ""), STRETCH_BYTES)
+            keys = [row.key for row in rows if row.resource == resource][:STRETCH_OBJECTS]
+            if not keys:
+                return
+            await log.fold(machine.epoch, machine.term, at, at, (), keys, versioned=versioned)
 
     def _reached(self, seq: int, versioned: bool) -> None:
         self._folded = seq

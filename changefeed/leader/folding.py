@@ -4,6 +4,7 @@ A change *stands* if its version is not below the highest one that its object's 
 version always stands. What stands takes the row's place, and the row keeps the highest version. A delete leaves a
 tombstone where a version is known, so that a late update does not resurrect the object; else the row goes. A change
 with another op than create, update and delete has the object's state in its body; without a body it says nothing of it.
+A TRUNCATE of a captured table, which the outbox tells as one change of the id "*", drops every object of its resource.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from changefeed.declared import WITH_BODY
-from changefeed.log import Latest
+from changefeed.log import OUTBOX, Latest
 from changefeed.wire.changes import ends_of, raw_heads
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 Key = tuple[str, str]
 
 DELETE: Final = "delete"
+#: What the triggers of a captured table tell of a TRUNCATE: op and id.
+TRUNCATE: Final = "truncate"
+EVERY: Final = "*"
 _STATES: Final = WITH_BODY | {DELETE}
 _NONE: Final[Mapping[Key, int | None]] = MappingProxyType({})
 
@@ -36,11 +40,13 @@ def tells_state(op: str, body: bytes | None) -> bool:
 @dataclass(frozen=True, slots=True)
 class Folded:
     """What a fold writes. rows: in the order of their objects' first change. gone: objects without a row now; some may
-    have had none before. versioned: whether a change carried a version."""
+    have had none before. versioned: whether a change carried a version. emptied: resources of which every object that
+    is not in `rows` goes, whatever the snapshot held."""
 
     rows: tuple[Latest, ...]
     gone: tuple[Key, ...]
     versioned: bool
+    emptied: tuple[str, ...] = ()
 
 
 class Stretch:
@@ -77,8 +83,13 @@ class Stretch:
         now: dict[Key, _Row] = {key: (version, True, None) for key, version in versions.items()}
         for row in known:
             now[row.key] = (row.version, True, None)
-        for index, (_, told, _) in enumerate(self._entries):
+        emptied: dict[str, None] = {}
+        for index, (entry, told, _) in enumerate(self._entries):
             for offset, (key, op, version, tells) in enumerate(told):
+                if op == TRUNCATE and key[1] == EVERY and entry.publisher == OUTBOX:
+                    emptied[key[0]] = None
+                    now.update({each: _EMPTIED for each in now if each[0] == key[0]})
+                    continue
                 highest = now[key][0] if key in now else None
                 if not tells or (version is not None and highest is not None and version < highest):
                     continue
@@ -93,7 +104,7 @@ class Stretch:
                 gone.append(key)
             elif at is not None:
                 rows.append(self._row(key, version, lives, *at))
-        return Folded(tuple(rows), tuple(gone), self.versioned)
+        return Folded(tuple(rows), tuple(gone), self.versioned, tuple(emptied))
 
     def _row(self, key: Key, version: int | None, lives: bool, index: int, offset: int) -> Latest:
         entry, _, ends = self._entries[index]
@@ -106,6 +117,7 @@ class Stretch:
 _Told = tuple[Key, str, int | None, bool]
 #: Of an object: highest version, whether it lives, which change of the stretch stands (None: none of it).
 _Row = tuple[int | None, bool, tuple[int, int] | None]
+_EMPTIED: Final[_Row] = (None, False, (0, 0))
 _NOTHING: Final[_Row] = (None, True, None)
 
 

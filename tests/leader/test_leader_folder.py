@@ -15,7 +15,7 @@ from changefeed.batch import Entry
 from changefeed.change import Change, FeedSettings
 from changefeed.errors import AppendOutcomeUnknown, ChangefeedError, Fenced, LogFull, LogUnavailable, TailMoved
 from changefeed.leader.folding import fold
-from changefeed.log import Latest, Look
+from changefeed.log import OUTBOX, Latest, Look
 from changefeed.wire.messages import Open
 
 ON = FeedSettings(snapshot=True)
@@ -84,6 +84,30 @@ async def test_much_is_folded_at_once(autojump_clock: MockClock, monkeypatch: py
         await trio.sleep(1000)
         whole = fold(0, await office.log.read(0, 1 << 30), ())
         assert await rows(office) == {row.id: row for row in whole.rows}
+
+
+async def test_a_truncated_table_leaves_the_snapshot(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its rows and tombstones, in bounded transactions; other resources stay, and what is inserted behind it."""
+    monkeypatch.setattr("changefeed.leader.folder.STRETCH_OBJECTS", 4)
+    async with in_office(snapshot_every_s=5) as office:
+        office.declared = ON
+        opened = await office.term.open(Open("f", OUTBOX, "o", named=True), "o", own=True)
+        number = 1
+        net = Change("net", "a", "create", body=1)
+        for changes in (
+            (*(vm(f"x{index}") for index in range(10)), vm("b", 3), vm("b", 4, "delete"), net),
+            (Change("vm", "*", "truncate"), vm("y1", 1)),
+        ):
+            batch = batch_of(number, *changes, publisher=OUTBOX, incarnation=opened.incarnation)
+            await office.publish(batch, channel="o")
+            number += len(changes)
+            await trio.sleep(6)
+            if number == 14:
+                assert len(await rows(office)) == 11
+        assert list(await rows(office)) == ["y1"]
+        assert [row.key for row in await office.log.list_latest(None, 1 << 20)] == [("net", "a"), ("vm", "y1")]
 
 
 async def test_a_stretch_has_not_too_many_objects(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:

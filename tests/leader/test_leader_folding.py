@@ -119,6 +119,20 @@ def test_a_stretch_takes_entries_in_order_and_knows_its_objects() -> None:
 # ---- against a model
 
 
+def test_a_truncate_of_the_outbox_drops_every_object_of_its_resource() -> None:
+    """Also versions and tombstones; what comes behind it stands; of anybody else the word means nothing."""
+    other = Change("net", "a", "create", body=1)
+    truncate = Change("vm", "*", "truncate")
+    changes = (vm("a", version=5), vm("b", "delete", 6), other, truncate, vm("a", version=1))
+
+    folded = fold(0, [entry(1, *changes, publisher="outbox")], ())
+
+    assert folded.emptied == ("vm",)
+    assert {row.key: (row.seq, row.version) for row in folded.rows} == {("vm", "a"): (5, 1), ("net", "a"): (3, None)}
+    assert folded.gone == (("vm", "b"),)
+    assert not fold(0, [entry(1, *changes)], ()).emptied
+
+
 def model(made: Iterable[Entry]) -> dict[Key, tuple[int, int | None, bool]]:
     """seq, version and life of each object, found by looking back over all of its changes."""
     history: dict[Key, list[tuple[int, Change]]] = {}
