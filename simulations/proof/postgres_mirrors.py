@@ -282,7 +282,7 @@ def add_under_load(server: Any, url: str, rows: int) -> dict[str, Any]:
                 if until is None and adding.returncode:
                     raise RuntimeError(f"capture add failed: {said.decode(errors='replace').strip()[-300:]}")
     finally:
-        load.send_signal(signal.SIGINT)
+        load.terminate()  # whoever was started in the background by a shell ignores SIGINT, and so does what it starts
         load.wait()
     transactions = int(basis.ask(url, "SELECT count(*) FROM pgbench_history"))
     return {"kills": kills, "seconds": time.monotonic() - begun, "transactions": transactions}
