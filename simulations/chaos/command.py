@@ -63,6 +63,9 @@ def main(arguments: list[str]) -> int:
     if not sandbox.inside():
         print(f"without a network of its own: {missing}", flush=True)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Whoever is started in the background by a shell inherits that; a Ctrl-C ends it all the same.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     campaign = Campaign(folder=asked.keep, judged=_say)
     cannot = unavailable(campaign, {"zk", "file"} if asked.coordinator == "both" else {asked.coordinator})
     targets = {name: count for name, count in wanted.items() if name not in cannot}
