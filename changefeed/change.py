@@ -44,6 +44,10 @@ NO_TERM: Final = "00000000"
 LIST_TERM: Final = "ffffffff"
 
 
+#: An object: (resource, id).
+Key = tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an application publishes: that one object (resource, id) changed, how, and optionally into what.

@@ -16,7 +16,7 @@ from changefeed.wire.changes import ends_of
 from changefeed.wire.messages import Answer, Open
 
 if TYPE_CHECKING:
-    from changefeed.leader.folding import Key
+    from changefeed.change import Key
     from changefeed.leader.guard import Check
     from changefeed.log import PublisherState
 

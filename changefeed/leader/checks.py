@@ -14,9 +14,9 @@ from changefeed.errors import BadMessage, ChangefeedError
 from changefeed.leader.guard import Guard, Wait, check_of, versions_of
 
 if TYPE_CHECKING:
+    from changefeed.change import Key
     from changefeed.leader.book import Accepted, Request, Run
     from changefeed.leader.effects import Effect, Facts
-    from changefeed.leader.folding import Key
     from changefeed.log import Latest
 
 Judge = Callable[["Request", "Facts | None", "list[Effect]"], None]

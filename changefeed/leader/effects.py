@@ -15,7 +15,7 @@ from changefeed.errors import ChangefeedError
 from changefeed.wire.messages import Answer
 
 if TYPE_CHECKING:
-    from changefeed.leader.folding import Key
+    from changefeed.change import Key
     from changefeed.log import Latest, Look, PublisherState
 
 

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import trio
 
-from changefeed.change import FeedSettings
+from changefeed.change import FeedSettings, Key
 from changefeed.errors import ChangefeedError, TailMoved, TrimmedAway
 from changefeed.leader.effects import Effect
-from changefeed.leader.folding import Folded, Key, Stretch
+from changefeed.leader.folding import Folded, Stretch
 from changefeed.leader.guard import OBJECTS_MAX, marks_of
 from changefeed.leader.machine import Sequencer
 from changefeed.log import FeedLog, Latest, Look

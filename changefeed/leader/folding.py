@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from changefeed.change import Key
 from changefeed.declared import WITH_BODY
 from changefeed.log import OUTBOX, Latest
 from changefeed.wire.changes import ends_of, raw_heads
@@ -21,8 +22,6 @@ from changefeed.wire.changes import ends_of, raw_heads
 if TYPE_CHECKING:
     from changefeed.batch import Entry
 
-#: An object: (resource, id).
-Key = tuple[str, str]
 
 DELETE: Final = "delete"
 #: What the triggers of a captured table tell of a TRUNCATE: op and id.

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from changefeed.change import Key
 from changefeed.declared import body_missing
 from changefeed.errors import Refused, VersionMissing
-from changefeed.leader.folding import Key, tells_state
+from changefeed.leader.folding import tells_state
 from changefeed.log import OUTBOX
 from changefeed.wire.changes import Head, raw_heads
 

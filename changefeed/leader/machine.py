@@ -45,7 +45,7 @@ from changefeed.log import OUTBOX
 from changefeed.wire.messages import Answer, Open
 
 if TYPE_CHECKING:
-    from changefeed.leader.folding import Key
+    from changefeed.change import Key
     from changefeed.log import Look, PublisherState
 
 #: Between two tries of an append that the log could not take; doubles up to the second.

@@ -31,12 +31,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from changefeed.batch import Entry, Tail
-from changefeed.change import FeedSettings, Position
+from changefeed.change import FeedSettings, Key, Position
 from changefeed.errors import CannotResume, FuturePosition, OtherLineage, PositionTooOld
 
 FORMAT: Final = 1
-#: What names an object in a feed: (resource, id).
-Key = tuple[str, str]
 #: The publisher of what is moved in from an application's own transactions; clients may not use this id.
 OUTBOX: Final = "outbox"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from changefeed.batch import Entry, Tail, batch_digest, chain, chain_start
-from changefeed.change import NO_TERM, FeedSettings, check_feed_name
+from changefeed.change import NO_TERM, FeedSettings, Key, check_feed_name
 from changefeed.errors import (
     ChangefeedError,
     LogFormatUnknown,
@@ -29,7 +29,7 @@ from changefeed.errors import (
     TrimmedAway,
     UnknownFeed,
 )
-from changefeed.log import FORMAT, EpochRecord, Fence, Key, Latest, Look, Outbox, PublisherState
+from changefeed.log import FORMAT, EpochRecord, Fence, Latest, Look, Outbox, PublisherState
 from changefeed.log.rules import (
     EPOCHS_KEPT,
     check_entries,

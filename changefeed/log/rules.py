@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from changefeed.batch import Entry, Tail
-from changefeed.change import SEQ_MAX, FeedSettings, Resource
+from changefeed.change import SEQ_MAX, FeedSettings, Key, Resource
 from changefeed.errors import Fenced, TailMoved
-from changefeed.log import Fence, Key, Latest
+from changefeed.log import Fence, Latest
 from changefeed.settings import Settings
 
 #: Epoch records kept at most, not counting terms that the log holds entries of: those go with their entries.

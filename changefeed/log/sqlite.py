@@ -24,9 +24,9 @@ import trio
 import trio.to_thread
 
 from changefeed.batch import Entry
-from changefeed.change import FEED_NAME, FeedSettings, check_feed_name
+from changefeed.change import FEED_NAME, FeedSettings, Key, check_feed_name
 from changefeed.errors import BadUrl, LogUnavailable
-from changefeed.log import Fence, Key, Latest, Look, Outbox, PublisherState
+from changefeed.log import Fence, Latest, Look, Outbox, PublisherState
 from changefeed.log.rules import check_entries, check_fold, check_keys
 from changefeed.log.sqlite_file import READERS, FeedFile
 from changefeed.log.sqlite_io import refuse_network

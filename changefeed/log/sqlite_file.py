@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from changefeed.batch import Entry, Tail
-from changefeed.change import FeedSettings
+from changefeed.change import FeedSettings, Key
 from changefeed.errors import (
     AppendOutcomeUnknown,
     ChangefeedError,
@@ -31,7 +31,7 @@ from changefeed.errors import (
     LogUnavailable,
     UnknownFeed,
 )
-from changefeed.log import Fence, Key, Latest, Look, PublisherState
+from changefeed.log import Fence, Latest, Look, PublisherState
 from changefeed.log import sqlite_read as rows
 from changefeed.log import sqlite_snapshot as snapshot
 from changefeed.log import sqlite_write as changes

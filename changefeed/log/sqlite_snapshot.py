@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
+from changefeed.change import Key
 from changefeed.errors import LogDamaged
-from changefeed.log import Key, Latest
+from changefeed.log import Latest
 from changefeed.log.rows import latest_of, latest_row, one
 from changefeed.log.rules import check_folded, check_listed, listed_bytes
 from changefeed.log.sqlite_schema import read_end

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Final
 
 from changefeed.batch import ENTRY_OVERHEAD, Entry, chain_start
-from changefeed.change import FeedSettings
+from changefeed.change import FeedSettings, Key
 from changefeed.errors import SettingsConflict, TailMoved, TooManyPublishers
-from changefeed.log import Fence, Key, Latest, Look, PublisherState
+from changefeed.log import Fence, Latest, Look, PublisherState
 from changefeed.log import sqlite_snapshot as snapshot
 from changefeed.log.rows import entry_row, one
 from changefeed.log.rules import EPOCHS_KEPT, check_time, dump_settings, fence_refused, fenced

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from changefeed.batch import Entry, batch_digest, chain, chain_start
-from changefeed.change import NO_TERM
+from changefeed.change import NO_TERM, Key
 from changefeed.errors import LogDamaged, TailMoved, TrimmedAway
-from changefeed.log import EpochRecord, FeedLog, Key, Look
+from changefeed.log import EpochRecord, FeedLog, Look
 
 READ_BYTES: Final = 4 * 2**20
 #: (publisher, incarnation) pairs whose last number is remembered; of others it is asked of the log.

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from changefeed.change import Change, FeedSettings, Filter, Position
+from changefeed.change import Change, FeedSettings, Filter, Key, Position
 from changefeed.errors import FuturePosition, NoSnapshot, NotCurrent, OtherLineage
 from changefeed.wire.changes import encode_change
 from changefeed.wire.messages import Listed, Run, Start, Subscribe
@@ -24,7 +24,6 @@ from changefeed.wire.tables import RUNS_MAX
 if TYPE_CHECKING:
     from changefeed.log import Latest, Look
 
-Key = tuple[str, str]
 
 #: What a row takes in a message beside its payload, at most: the names of a run's parts, its stamp and its publisher.
 ROW_BYTES: Final = 192

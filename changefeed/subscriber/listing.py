@@ -8,12 +8,10 @@ cursor holds that until the head is reached.
 
 from __future__ import annotations
 
-from changefeed.change import Event, Position
+from changefeed.change import Event, Key, Position
 from changefeed.errors import BadMessage
 from changefeed.wire.frames import listed_of
 from changefeed.wire.messages import Listed, Start
-
-Key = tuple[str, str]
 
 
 class Listing:

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from changefeed.batch import Entry, batch_digest, chain
-from changefeed.change import FeedSettings, Position
+from changefeed.change import FeedSettings, Key, Position
 from changefeed.errors import ChangefeedError
-from changefeed.log import FeedLog, Fence, Key, Latest, LogStore, Look
+from changefeed.log import FeedLog, Fence, Latest, LogStore, Look
 from changefeed.log.memory import MemoryLogStore, MemoryPlace
 from changefeed.log.verify import verify_log
 from changefeed.ports import SeededEntropy, World

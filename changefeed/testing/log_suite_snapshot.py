@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import trio
 
+from changefeed.change import Key
 from changefeed.errors import Fenced, LogUnavailable, TailMoved
-from changefeed.log import FeedLog, Fence, Key, Latest
+from changefeed.log import FeedLog, Fence, Latest
 from changefeed.log.rules import LATEST_MAX, TOMBSTONE_BYTES
 from changefeed.testing.log_scribe import MakeStore, Scribe, check_whole, opened, raises
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import trio
 
 from changefeed import Change, Event, MemoryCursor, Publisher, open_publisher, open_subscription
+from changefeed.change import Key
 from changefeed.errors import CannotResume
 from changefeed.log.urls import open_log
 from changefeed.subscriber.driver import Subscription
@@ -53,7 +54,6 @@ COST_RUNS: Final = 3
 COST_SHARE: Final = 0.3
 LIST_LIMIT_S: Final = 30.0
 
-Key = tuple[str, str]
 #: An object in a table: the seq of its latest change, its version, what its body says.
 Held = tuple[int, int | None, int]
 

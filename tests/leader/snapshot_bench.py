@@ -9,9 +9,9 @@ from typing import Any
 from leader_bench import Bench, SyncLog
 
 from changefeed.batch import Batch
-from changefeed.change import Change
+from changefeed.change import Change, Key
 from changefeed.leader.effects import Facts, LookUp
-from changefeed.leader.folding import Key, fold
+from changefeed.leader.folding import fold
 from changefeed.leader.guard import marks_of
 from changefeed.log import Latest, Look
 from changefeed.wire.changes import encode_change

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changefeed.batch import Entry
-from changefeed.change import Change
+from changefeed.change import Change, Key
 from changefeed.errors import BadMessage
-from changefeed.leader.folding import Folded, Key, Stretch, fold
+from changefeed.leader.folding import Folded, Stretch, fold
 from changefeed.log import Latest
 from changefeed.wire.changes import decode_change, encode_change, split
 

@@ -10,11 +10,10 @@ import pytest
 from snapshot_bench import SnapBench, SnapLog, batch_of, vm
 
 from changefeed.batch import Batch, Entry
-from changefeed.change import Change
+from changefeed.change import Change, Key
 from changefeed.errors import LogFull, LogUnavailable
 from changefeed.leader import guard
 from changefeed.leader.effects import Admit, LookUp, Reply
-from changefeed.leader.folding import Key
 from changefeed.log import OUTBOX
 from changefeed.wire.changes import decode_change, split
 from changefeed.wire.messages import Open

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from changefeed.change import Change, Event, Filter, Position
+from changefeed.change import Change, Event, Filter, Key, Position
 from changefeed.errors import ConnectionLost
 from changefeed.ports import SeededEntropy, World
 from changefeed.serving.entry import serve_connection
@@ -29,7 +29,6 @@ from changefeed.wire.changes import decode_change, split
 from changefeed.wire.codec import decode
 from changefeed.wire.messages import Listed
 
-Key = tuple[str, str]
 Row = tuple[int, Any]
 NARROW = Filter({"vm": ("state",), "nic": ("ip",)})
 

@@ -27,8 +27,8 @@ import trio
 import trio.to_thread
 
 from changefeed.batch import Entry
-from changefeed.change import FeedSettings, check_feed_name
-from changefeed.log import Fence, Key, Latest, Look, Moved, Outbox, PublisherState
+from changefeed.change import FeedSettings, Key, check_feed_name
+from changefeed.log import Fence, Latest, Look, Moved, Outbox, PublisherState
 from changefeed.log.postgresql.connections import Link, Server
 from changefeed.log.postgresql.feed import READERS, FeedRows
 from changefeed.log.postgresql.layout import check_layout

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from changefeed.batch import ENTRY_OVERHEAD, Entry, Tail, chain_start
-from changefeed.change import NO_TERM, FeedSettings
+from changefeed.change import NO_TERM, FeedSettings, Key
 from changefeed.errors import (
     ChangefeedError,
     LogDamaged,
@@ -22,7 +22,7 @@ from changefeed.errors import (
     TrimmedAway,
     UnknownFeed,
 )
-from changefeed.log import FORMAT, Fence, Key, Latest, Look, Moved, PublisherState
+from changefeed.log import FORMAT, Fence, Latest, Look, Moved, PublisherState
 from changefeed.log.postgresql import outbox, rows
 from changefeed.log.postgresql.connections import Link, Server, pause
 from changefeed.log.postgresql.layout import check_layout

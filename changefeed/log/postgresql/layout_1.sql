@@ -454,8 +454,8 @@ BEGIN
 END $$;
 
 -- Rows above a key, while they fit into max_bytes; a tombstone counts 128 (rules.py says so too). A loop, since nothing
--- else stops at a sum; read in chunks, so that each is a walk along the key and never a sort of everything: also where the planner knows nothing of
--- the table yet, and would sort it once for each chunk.
+-- else stops at a sum; read in chunks, each a walk along the key: where the planner knows nothing of the table yet, it
+-- would sort everything once for each chunk.
 CREATE FUNCTION changefeed.list_latest(p_feed integer, p_resource text, p_id bytea, p_max_bytes bigint)
 RETURNS SETOF changefeed.objects LANGUAGE plpgsql STABLE
 SET enable_sort = off SET enable_bitmapscan = off SET enable_seqscan = off AS $$

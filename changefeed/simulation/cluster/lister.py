@@ -14,7 +14,7 @@ import trio
 
 from changefeed import Event, Position, open_subscription
 from changefeed.batch import Entry
-from changefeed.change import Change
+from changefeed.change import Change, Key
 from changefeed.errors import CannotResume
 from changefeed.simulation.cluster.clients import Client, EffectCursor
 from changefeed.simulation.cluster.recording import FEED
@@ -26,7 +26,6 @@ from changefeed.wire.changes import decode_change, split
 if TYPE_CHECKING:
     from changefeed.simulation.cluster.cluster import Cluster
 
-Key = tuple[str, str]
 #: An object in a table: the seq of its latest event, its highest version, its body's key (None: it was deleted).
 Row = tuple[int, int | None, str | None]
 
